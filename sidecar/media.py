@@ -1,0 +1,208 @@
+"""The nouns of the path: what comes in, what probe finds, what decode and transform leave, what goes out.
+
+Every noun is frozen. Nothing here computes, does I/O or knows who uses it.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Modality(enum.Enum):
+    """What kind of media an item is, decided by its content."""
+
+    IMAGE = "image"
+    AUDIO = "audio"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One encoded media item as the caller sent it.
+
+    `data` is the whole encoded file; `content_type` is the caller's claim ("image/png", "audio/*",
+    empty for none); `label` names the item in messages ("item 0 (cat.jpg)").
+    """
+
+    data: bytes
+    content_type: str = ""
+    label: str = "item 0"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """Facts of a picture, from its header alone.
+
+    `width` and `height` are pixels as stored, before EXIF rotation; `mode` is Pillow's word for the
+    stored pixel mode; `orientation` is EXIF's 1 to 8; `frames` counts animation frames or pages.
+    """
+
+    format: str
+    encoded_bytes: int
+    width: int
+    height: int
+    mode: str
+    orientation: int = 1
+    frames: int = 1
+
+    @property
+    def modality(self) -> Modality:
+        return Modality.IMAGE
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(width, height) in pixels as a viewer would show it: orientations 5 to 8 swap the sides."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)  # noqa: PLR2004
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """Facts of a sound, from its container's header.
+
+    `codec` is FFmpeg's name; `sample_rate` is hertz and `channels` a count, both as stored;
+    `duration_s` is what the header claims in seconds, None where it does not say.
+    """
+
+    format: str
+    encoded_bytes: int
+    codec: str
+    sample_rate: int
+    channels: int
+    duration_s: float | None = None
+
+    @property
+    def modality(self) -> Modality:
+        return Modality.AUDIO
+
+
+MediaInfo = ImageInfo | AudioInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an item takes: `cpu_ms` milliseconds of one core, `decoded_bytes` of memory at its peak."""
+
+    cpu_ms: float
+    decoded_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A decoded picture, upright: uint8 [height, width, 3], RGB."""
+
+    array: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A decoded sound: float32 [channels, samples] in -1..1 at `rate` hertz."""
+
+    array: npt.NDArray[np.float32]
+    rate: int
+
+
+Frames = Pixels | Samples
+
+
+class DataType(enum.Enum):
+    """Element types by their KServe v2 names; `itemsize` is bytes, 0 for the variable BYTES."""
+
+    BOOL = "BOOL"
+    UINT8 = "UINT8"
+    UINT16 = "UINT16"
+    UINT32 = "UINT32"
+    UINT64 = "UINT64"
+    INT8 = "INT8"
+    INT16 = "INT16"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    FP16 = "FP16"
+    FP32 = "FP32"
+    FP64 = "FP64"
+    BF16 = "BF16"
+    BYTES = "BYTES"
+
+    @property
+    def itemsize(self) -> int:
+        return _ITEMSIZE[self]
+
+    @property
+    def storage(self) -> np.dtype[np.generic]:
+        """The numpy dtype that holds the elements; BF16 has none of its own and is held as uint16 bits.
+
+        Raises KeyError for BYTES, whose elements vary in length.
+        """
+        return _STORAGE[self]
+
+
+_STORAGE: dict[DataType, np.dtype[np.generic]] = {
+    DataType.BOOL: np.dtype(np.bool_),
+    DataType.UINT8: np.dtype("u1"),
+    DataType.UINT16: np.dtype("<u2"),
+    DataType.UINT32: np.dtype("<u4"),
+    DataType.UINT64: np.dtype("<u8"),
+    DataType.INT8: np.dtype("i1"),
+    DataType.INT16: np.dtype("<i2"),
+    DataType.INT32: np.dtype("<i4"),
+    DataType.INT64: np.dtype("<i8"),
+    DataType.FP16: np.dtype("<f2"),
+    DataType.FP32: np.dtype("<f4"),
+    DataType.FP64: np.dtype("<f8"),
+    DataType.BF16: np.dtype("<u2"),
+}
+_ITEMSIZE = {kind: _STORAGE[kind].itemsize if kind in _STORAGE else 0 for kind in DataType}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor's name, type and shape rule: axes without the batch axis, -1 where a length varies."""
+
+    name: str
+    data_type: DataType
+    shape: tuple[int, ...]
+    optional: bool = False
+
+    def admits(self, shape: tuple[int, ...]) -> bool:
+        """Whether `shape` (axis lengths, no batch axis) obeys the rule."""
+        return len(shape) == len(self.shape) and all(
+            rule in (-1, length) for rule, length in zip(self.shape, shape, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A dense tensor in wire form: `data` holds the elements row-major, little-endian, contiguous.
+
+    BYTES elements carry a 4-byte little-endian length each, as Triton lays them out.
+    """
+
+    name: str
+    data_type: DataType
+    shape: tuple[int, ...]
+    data: bytes | memoryview = field(repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes if isinstance(self.data, memoryview) else len(self.data)
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Shaped:
+    """What transform leaves for pack: one output of the recipe, not yet in its final type and layout.
+
+    Either `array` is uint8 [height, width, channels] and `table` is float32 [channels, 256], the value
+    that each channel's byte stands for; pack looks the bytes up and lays the channels outermost.
+    Or `table` is None and `array` is already in its final layout, with only its element type to cast.
+    """
+
+    name: str
+    array: npt.NDArray[np.generic]
+    table: npt.NDArray[np.float32] | None = None

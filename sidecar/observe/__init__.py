@@ -1,0 +1,1 @@
+"""Watching the path: timings, metrics, logs. It never decides, and could be deleted."""
