@@ -1,0 +1,44 @@
+#!/bin/sh
+# Makes a virtual environment from a lock file, once: venv.sh DIR LOCK [pip options...]
+#
+# Runs on a bare Debian or Ubuntu too, where python3 comes without pip and ensurepip: then pip is
+# taken out of Debian's own package, unpacked beside the environment and not installed, so nothing
+# needs root. A second run with the same lock returns at once.
+set -eu
+dir=$1 lock=$2
+shift 2
+python=${PYTHON:-python3}
+
+say() { printf '>> %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+command -v "$python" >/dev/null || die "no $python here: install Python 3.11 or later, or set PYTHON=/path/to/python3"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    die "$("$python" --version) is too old: Python 3.11 or later is needed, set PYTHON=/path/to/python3"
+
+stamp="$dir/.installed"
+want=$(cat "$lock" "$0" | cksum; "$python" --version; echo "$*")
+[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && exit 0
+
+pip_from_debian() {
+    command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
+    debs="$dir/.debs"
+    mkdir -p "$debs"
+    say "python3 has no ensurepip: taking pip from Debian's package python3-pip-whl"
+    (cd "$debs" && { apt-get download -qq python3-pip-whl || { apt-get update -qq && apt-get download -qq python3-pip-whl; }; } &&
+        for deb in *.deb; do dpkg -x "$deb" .; done) || return 1
+    wheel=$(ls "$debs"/usr/share/python-wheels/pip-*.whl)
+    "$dir/bin/python" "$wheel/pip" install -q --no-index --find-links "$debs/usr/share/python-wheels" pip && rm -rf "$debs"
+}
+
+if [ ! -x "$dir/bin/pip" ]; then
+    say "making $dir"
+    if ! "$python" -m venv "$dir" >/dev/null 2>&1; then
+        rm -rf "$dir"
+        "$python" -m venv --without-pip "$dir" && pip_from_debian ||
+            die "cannot make a virtual environment with $python: install python3-venv (Debian, Ubuntu: apt-get install python3-venv)"
+    fi
+fi
+say "installing $lock into $dir (once; some minutes)"
+"$dir/bin/pip" install --quiet --progress-bar off --disable-pip-version-check --no-compile --require-hashes "$@" -r "$lock"
+printf '%s\n' "$want" >"$stamp"

@@ -1,0 +1,1 @@
+"""A model's preprocessor_config.json -> Recipe: which steps, which numbers."""

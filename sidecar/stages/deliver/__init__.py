@@ -1,0 +1,1 @@
+"""Handing tensors to the model server, and reading its answers."""
