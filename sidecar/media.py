@@ -108,6 +108,19 @@ class Samples:
 Frames = Pixels | Samples
 
 
+@dataclass(frozen=True, slots=True)
+class DecodeTarget:
+    """What decode must leave.
+
+    `rate` is hertz, and set only where a recipe wants the decoder's own resampler (FFmpeg's
+    swresample, mono); None leaves sounds as they are stored. `max_decoded_bytes` bounds the memory of
+    the result: content that goes on past it, whatever its header claimed, is CorruptMedia.
+    """
+
+    rate: int | None = None
+    max_decoded_bytes: int | None = None
+
+
 class DataType(enum.Enum):
     """Element types by their KServe v2 names; `itemsize` is bytes, 0 for the variable BYTES."""
 

@@ -6,21 +6,9 @@ knows the model server, and never guesses: a configuration that it cannot follow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
-from sidecar.media import DataType, Frames, MediaInfo, Modality, Shaped, TensorSpec
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeTarget:
-    """What decode must leave for the recipe.
-
-    `rate` is hertz, and set only where the recipe wants the decoder's own resampler (FFmpeg's
-    swresample, mono); None leaves pictures and sounds as they are stored.
-    """
-
-    rate: int | None = None
+from sidecar.media import DataType, DecodeTarget, Frames, MediaInfo, Modality, Shaped, TensorSpec
 
 
 class Recipe(Protocol):
