@@ -1,0 +1,1 @@
+"""The commands: thin, over the parts that `app.py` and its neighbours hold."""

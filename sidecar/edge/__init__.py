@@ -1,0 +1,1 @@
+"""Where gRPC lives, and nowhere else: bind, receive, answer, drain."""

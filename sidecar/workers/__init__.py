@@ -1,0 +1,1 @@
+"""Where stage code runs: a job in, its tensors and times out."""

@@ -1,0 +1,78 @@
+"""The composition root: the only place where objects meet.
+
+It builds every part from its own part of the settings, starts them in order, stops them in reverse,
+and holds no logic of the path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from sidecar.catalogue import Catalogue
+from sidecar.edge.preprocessor import Preprocessor
+from sidecar.edge.server import Server
+from sidecar.observe.metrics import Metrics
+from sidecar.pipeline import Pipeline
+from sidecar.settings import Settings
+from sidecar.stages.admit.gate import Gate
+from sidecar.stages.deliver.triton import TritonUpstream
+from sidecar.workers.plan import plan_threads
+from sidecar.workers.pool import ThreadWorkers
+
+log = logging.getLogger(__name__)
+
+
+class App:
+    """A running sidecar. `addresses` are bound once `running` is entered."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.addresses: tuple[str, ...] = ()
+        self.finished_drain = True
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[App]:
+        """Starts every part; on leaving drains and stops. Raises SetupError before anything is bound."""
+        settings = self._settings
+        async with AsyncExitStack() as parts:
+            upstream = TritonUpstream(settings.triton) if settings.triton.address else None
+            if upstream is not None:
+                parts.push_async_callback(upstream.close)
+            catalogue = Catalogue(settings.models, upstream)
+            parts.push_async_callback(catalogue.close)
+            await catalogue.open()
+            plan = plan_threads(settings.threads, len(os.sched_getaffinity(0)))
+            workers = ThreadWorkers(plan)
+            parts.callback(workers.close)
+            log.info("threads: %s", plan)
+            gate = Gate(workers.slots, settings.gate)
+            metrics = Metrics()
+            metrics.watch("sidecar_gate_items", "Items in the gate now.", lambda: _gate_gauges(gate))
+            if settings.metrics.listen:
+                parts.callback(metrics.serve(settings.metrics))
+            pipeline = Pipeline(catalogue, settings.limits, gate, workers, upstream)
+            server = Server(settings.server, Preprocessor(pipeline, catalogue, metrics), metrics)
+            await server.start()
+            parts.push_async_callback(self._stop, server)
+            self.addresses = server.addresses
+            readiness = asyncio.create_task(_tell_readiness(server, catalogue))
+            parts.callback(readiness.cancel)
+            yield self
+
+    async def _stop(self, server: Server) -> None:
+        self.finished_drain = await server.stop()
+
+
+def _gate_gauges(gate: Gate) -> dict[str, float]:
+    now = gate.statistics()
+    return {"queued": now.queued, **{f"running_{modality.value}": n for modality, n in now.running.items()}}
+
+
+async def _tell_readiness(server: Server, catalogue: Catalogue) -> None:
+    """Tells readiness once the model server has answered for every model; it is not taken back."""
+    await catalogue.reached()
+    await server.ready()

@@ -1,0 +1,211 @@
+"""The models served here: each a recipe, a model on the model server, and how the two fit.
+
+Recipes are read once, at start; a wrong one stops the start. The model server is asked at start too:
+where it contradicts a recipe the start fails, and where it cannot be reached the model is served as
+unreachable and asked for again until it answers. Nothing here touches media.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge
+
+from sidecar.deadline import Deadline
+from sidecar.errors import (
+    ModelMismatch,
+    SettingsError,
+    SidecarError,
+    UnknownModel,
+    UpstreamError,
+    UpstreamUnavailable,
+)
+from sidecar.media import DataType
+from sidecar.recipes.loader import load_recipe
+from sidecar.recipes.recipe import Recipe
+from sidecar.stages.deliver.bindings import Binding, Grouping, bind
+from sidecar.stages.deliver.upstream import Signature, Upstream
+
+log = logging.getLogger(__name__)
+
+# How long one look at a model on the model server may take, and the pause between looks at one that
+# could not be reached. Out of the air: short enough that a restarted model server is found at once.
+_DESCRIBE_S = 5.0
+_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What the operator says of one model.
+
+    `recipe` is the directory with the model's preprocessor_config.json, None for a model that takes no
+    media; `reference`, `exact` and `resampler` are handed to the recipe's loader; `upstream` is the
+    model's name on the model server (empty: the same), `version` its version there (empty: the
+    server's choice); `inputs` maps a recipe's output to the model's input where names do not tell;
+    `grouping` says how items become inferences; `max_items` bounds the items of a request (0: as
+    `limits.items`).
+    """
+
+    recipe: Path | None = None
+    reference: Literal["auto", "pil", "torchvision"] = "auto"
+    exact: bool = True
+    resampler: Literal["soxr_hq", "swresample"] = "soxr_hq"
+    upstream: str = ""
+    version: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    grouping: Literal["auto", "each", "together"] = "auto"
+    max_items: Annotated[int, Ge(0)] = 0
+
+
+class ModelState(enum.Enum):
+    """Whether a model can be asked now."""
+
+    READY = "ready"
+    UNREACHABLE = "unreachable"
+    MISMATCHED = "mismatched"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as the path uses it. `signature` and `binding` are None until the model server answered."""
+
+    name: str
+    config: ModelConfig
+    recipe: Recipe | None
+    state: ModelState
+    problem: SidecarError | None = None
+    signature: Signature | None = None
+    binding: Binding | None = None
+
+    @property
+    def data_types(self) -> Mapping[str, DataType]:
+        """The element type of each recipe output: the model's own, or the recipe's where none is known."""
+        if self.recipe is None:
+            return {}
+        if self.binding is not None:
+            return self.binding.data_types
+        return {output.name: output.data_type for output in self.recipe.outputs}
+
+    @property
+    def grouping(self) -> Grouping | None:
+        return self.binding.grouping if self.binding else None
+
+
+class Catalogue:
+    """All served models by name, kept in step with the model server."""
+
+    def __init__(self, configs: Mapping[str, ModelConfig], upstream: Upstream | None) -> None:
+        """Reads every recipe. Raises RecipeError, naming the model, where one cannot be followed."""
+        self._upstream = upstream
+        self._models = {
+            name: _load(name, config, has_upstream=upstream is not None) for name, config in configs.items()
+        }
+        self._watch: asyncio.Task[None] | None = None
+        self._look_again = asyncio.Event()
+        self._suspects: set[str] = set()
+        self._reached = asyncio.Event()
+
+    async def open(self) -> None:
+        """Asks the model server for every model. Raises ModelMismatch where it contradicts a recipe."""
+        if self._upstream is None:
+            self._reached.set()
+            return
+        await asyncio.gather(*(self._describe(name) for name in self._models))
+        for model in self._models.values():
+            if isinstance(model.problem, ModelMismatch | SettingsError):
+                raise model.problem
+            if model.problem is not None:
+                log.warning("model %s is not reachable yet: %s", model.name, model.problem.message)
+                self._suspects.add(model.name)
+        self._watch = asyncio.create_task(self._keep_in_step(), name="catalogue")
+        if self._suspects:
+            self._look_again.set()
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+
+    def get(self, name: str) -> ServedModel:
+        """The model of that name. Raises UnknownModel, listing the names that there are."""
+        try:
+            return self._models[name]
+        except KeyError:
+            served = ", ".join(sorted(self._models)) or "none"
+            raise UnknownModel(f"no model {name!r} is served here; there are: {served}", model=name) from None
+
+    def all(self) -> Iterable[ServedModel]:
+        """Every model, sorted by name."""
+        return [self._models[name] for name in sorted(self._models)]
+
+    async def reached(self) -> None:
+        """Returns once the model server has answered for every model, at least one time each."""
+        await self._reached.wait()
+
+    def suspect(self, name: str) -> None:
+        """Asks for a new look at a model whose server failed: it may come back with another signature."""
+        self._suspects.add(name)
+        self._look_again.set()
+
+    async def _keep_in_step(self) -> None:
+        while True:
+            await self._look_again.wait()
+            self._look_again.clear()
+            for name in sorted(self._suspects):
+                await self._describe(name)
+                if self._models[name].state is not ModelState.UNREACHABLE:
+                    self._suspects.discard(name)
+                    log.info("model %s is %s", name, self._models[name].state.value)
+            if self._suspects:
+                await asyncio.sleep(_RETRY_S)
+                self._look_again.set()
+
+    async def _describe(self, name: str) -> None:
+        model = self._models[name]
+        assert self._upstream is not None  # noqa: S101 - only asked for where there is one
+        try:
+            signature = await self._upstream.describe(
+                model.config.upstream or name, model.config.version, Deadline.after(_DESCRIBE_S)
+            )
+            binding = _bind(model, signature)
+        except ModelMismatch as problem:
+            self._models[name] = replace(model, state=ModelState.MISMATCHED, problem=problem)
+        except UpstreamError as problem:
+            self._models[name] = replace(model, state=ModelState.UNREACHABLE, problem=problem)
+        else:
+            self._models[name] = replace(
+                model, state=ModelState.READY, problem=None, signature=signature, binding=binding
+            )
+        if all(other.state is not ModelState.UNREACHABLE for other in self._models.values()):
+            self._reached.set()
+
+
+def _load(name: str, config: ModelConfig, *, has_upstream: bool) -> ServedModel:
+    recipe = None
+    if config.recipe is not None:
+        recipe = load_recipe(
+            config.recipe, reference=config.reference, exact=config.exact, resampler=config.resampler
+        )
+    if not has_upstream:
+        return ServedModel(name, config, recipe, ModelState.READY)
+    unasked = UpstreamUnavailable(f"the model server has not been asked for {name!r} yet", model=name)
+    return ServedModel(name, config, recipe, ModelState.UNREACHABLE, unasked)
+
+
+def _bind(model: ServedModel, signature: Signature) -> Binding | None:
+    if model.recipe is None:
+        return None
+    grouping = {"auto": None, "each": Grouping.EACH, "together": Grouping.TOGETHER}[model.config.grouping]
+    return bind(
+        model.recipe.outputs,
+        model.recipe.accepts,
+        signature,
+        renames=model.config.inputs,
+        grouping=grouping,
+    )

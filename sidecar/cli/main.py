@@ -1,0 +1,54 @@
+"""Which command is meant, and how it ends: 0 well, 2 wrong settings, 1 anything else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sidecar.cli.serve import serve
+from sidecar.errors import SetupError
+from sidecar.settings import ENV_PREFIX, load_settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sidecar", description="A preprocessing sidecar that keeps the GPU fed."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    serving = commands.add_parser(
+        "serve",
+        help="run the server",
+        description="Run the server until SIGTERM or SIGINT, then drain. Settings: defaults, then --config, "
+        f"then the environment ({ENV_PREFIX}SERVER__DRAIN_SECONDS=5), then --set; the later wins.",
+    )
+    serving.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"YAML settings file (or {ENV_PREFIX}CONFIG)"
+    )
+    serving.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="set one key, such as server.listen='[0.0.0.0:50051]'; may be repeated",
+    )
+    serving.add_argument(
+        "--check", action="store_true", help="check the settings and recipes, bind nothing, and exit"
+    )
+    return parser
+
+
+def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Runs a command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    named = environ.get(f"{ENV_PREFIX}CONFIG")
+    try:
+        settings = load_settings(
+            options.config or (Path(named) if named else None), environ, options.overrides
+        )
+        return serve(settings, check_only=options.check)
+    except SetupError as error:
+        print(f"sidecar: {error.message}", file=sys.stderr)  # noqa: T201 - a command talks to its terminal
+        return 2

@@ -1,0 +1,37 @@
+"""`sidecar serve`: the server in the foreground, on uvloop, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+import uvloop
+
+from sidecar.app import App
+from sidecar.catalogue import Catalogue
+from sidecar.observe import logs
+from sidecar.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, *, check_only: bool = False) -> int:
+    """Runs until SIGTERM or SIGINT, then drains. Returns 0, or 1 when the drain was cut short."""
+    logs.set_up(settings.log)
+    if check_only:
+        Catalogue(settings.models, None)
+        log.info("settings and recipes are well")
+        return 0
+    return uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = App(settings)
+    async with app.running():
+        await stop.wait()
+    return 0 if app.finished_drain else 1

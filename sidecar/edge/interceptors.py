@@ -1,0 +1,160 @@
+"""What surrounds every call, outermost first. Each line of `STACK`'s order says why it stands there.
+
+An `Around` is an asynchronous context manager about one call. One adapter wraps it around all four
+kinds of gRPC method, so that nothing here is written four times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+
+from sidecar.edge import respond
+from sidecar.errors import CallCancelled, InternalError, ShuttingDown, SidecarError
+from sidecar.observe.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Around = Callable[[str, Context], AbstractAsyncContextManager[None]]
+
+# Health and reflection answer while draining, so that probes see the drain and not a dead server.
+_ALWAYS_SERVED = ("/grpc.health.v1.", "/grpc.reflection.")
+
+
+class Arounds(grpc.aio.ServerInterceptor):
+    """Wraps the given context managers, outermost first, around every call."""
+
+    def __init__(self, arounds: Sequence[Around]) -> None:
+        self._arounds = arounds
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or method.startswith(_ALWAYS_SERVED):
+            return handler
+        return self._wrap(handler, method)
+
+    def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        codec = (handler.request_deserializer, handler.response_serializer)
+
+        async def one(
+            behaviour: Callable[[Any, Context], Awaitable[Any]], message: Any, context: Context
+        ) -> Any:  # noqa: ANN401 - any message
+            async with self._entered(method, context):
+                return await behaviour(message, context)
+
+        async def many(
+            behaviour: Callable[[Any, Context], AsyncIterator[Any]],
+            message: Any,  # noqa: ANN401 - any message
+            context: Context,
+        ) -> AsyncIterator[Any]:
+            async with self._entered(method, context):
+                async for response in behaviour(message, context):
+                    yield response
+
+        match handler.request_streaming, handler.response_streaming:
+            case False, False:
+                inner = handler.unary_unary
+                return grpc.unary_unary_rpc_method_handler(lambda m, c: one(inner, m, c), *codec)
+            case True, False:
+                inner = handler.stream_unary
+                return grpc.stream_unary_rpc_method_handler(lambda m, c: one(inner, m, c), *codec)
+            case False, True:
+                inner = handler.unary_stream
+                return grpc.unary_stream_rpc_method_handler(lambda m, c: many(inner, m, c), *codec)
+            case _:
+                inner = handler.stream_stream
+                return grpc.stream_stream_rpc_method_handler(lambda m, c: many(inner, m, c), *codec)
+
+    @asynccontextmanager
+    async def _entered(self, method: str, context: Context) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for around in self._arounds:
+                await stack.enter_async_context(around(method, context))
+            yield
+
+
+class Drain:
+    """Counts calls in flight, and refuses new ones once the server is going away."""
+
+    def __init__(self) -> None:
+        self._in_flight = 0
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @asynccontextmanager
+    async def around(self, _method: str, _context: Context) -> AsyncIterator[None]:
+        if self._draining:
+            raise ShuttingDown(
+                "the server is draining: ask another replica, or this one after its restart", retry_after_s=1
+            )
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    def begin(self) -> int:
+        """Refuses new calls from now on; returns how many are in flight."""
+        self._draining = True
+        return self._in_flight
+
+    async def finished(self) -> None:
+        """Returns when no call is in flight."""
+        await self._idle.wait()
+
+
+@asynccontextmanager
+async def errors_to_status(method: str, context: Context) -> AsyncIterator[None]:
+    """Turns what the call raises into its documented status. A caller never sees a stack trace."""
+    try:
+        yield
+    except SidecarError as error:
+        await respond.abort(context, error)
+    except (grpc.aio.AbortError, asyncio.CancelledError):
+        raise
+    except Exception:
+        log.exception("%s failed", method)
+        await respond.abort(context, InternalError("a fault of the server; its log tells more"))
+
+
+def count_calls(metrics: Metrics) -> Around:
+    """Counts calls by method and status, and how long they took."""
+
+    @asynccontextmanager
+    async def around(method: str, _context: Context) -> AsyncIterator[None]:
+        with metrics.call(method.rsplit("/", 1)[-1]) as call:
+            try:
+                yield
+                call.reason = "OK"
+            except SidecarError as error:
+                call.reason = error.reason
+                raise
+            except asyncio.CancelledError:
+                call.reason = CallCancelled.reason
+                raise
+
+    return around
+
+
+def stack(drain: Drain, metrics: Metrics) -> Sequence[Around]:
+    """The stack, outermost first."""
+    return (
+        errors_to_status,  # outermost, so that whatever raises below has a documented status
+        count_calls(metrics),  # above the drain, so that refusals are counted too
+        drain.around,  # innermost: what passes it is in flight and will be finished
+    )

@@ -1,0 +1,276 @@
+"""From the path's values to the wire's messages, and the one table from errors to gRPC statuses.
+
+Nothing here decides; a value that has no row is a fault of this program and a test finds it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from multimodal.v1 import media_pb2, preprocessor_pb2
+
+from sidecar import errors
+from sidecar.catalogue import ModelState, ServedModel
+from sidecar.media import AudioInfo, DataType, ImageInfo, MediaInfo, Modality, Tensor, TensorSpec
+from sidecar.observe.timings import Stage, Timings
+from sidecar.pipeline import Item, Reply
+from sidecar.stages.deliver.bindings import Grouping
+from sidecar.stages.deliver.upstream import Answer
+
+DOMAIN = "multimodal.v1"
+
+# Every leaf of the error tree, and the status that a caller sees. UNAVAILABLE and RESOURCE_EXHAUSTED
+# are kept for what a later try can mend, so that a client's retry policy needs no exceptions.
+STATUS: Mapping[type[errors.SidecarError], grpc.StatusCode] = {
+    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.WrongItemCount: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
+    errors.WrongModality: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.WrongStream: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.MediaTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UnsupportedMedia: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.CorruptMedia: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.MislabelledMedia: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.CallCancelled: grpc.StatusCode.CANCELLED,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
+    errors.UpstreamUnavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.UpstreamBusy: grpc.StatusCode.UNAVAILABLE,
+    errors.UpstreamRejected: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.UpstreamModelMissing: grpc.StatusCode.NOT_FOUND,
+    errors.UpstreamUnimplemented: grpc.StatusCode.UNIMPLEMENTED,
+    errors.UpstreamTimeout: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.UpstreamFailed: grpc.StatusCode.INTERNAL,
+    errors.SettingsError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.RecipeError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ModelMismatch: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.InternalError: grpc.StatusCode.INTERNAL,
+}
+
+_MODALITIES = {
+    Modality.IMAGE: media_pb2.MODALITY_IMAGE,
+    Modality.AUDIO: media_pb2.MODALITY_AUDIO,
+}
+_DATA_TYPES = {data_type: media_pb2.DataType.Value(f"DATA_TYPE_{data_type.value}") for data_type in DataType}
+_STATES = {
+    ModelState.READY: preprocessor_pb2.MODEL_STATE_READY,
+    ModelState.UNREACHABLE: preprocessor_pb2.MODEL_STATE_UNREACHABLE,
+    ModelState.MISMATCHED: preprocessor_pb2.MODEL_STATE_MISMATCHED,
+}
+_GROUPINGS = {
+    None: preprocessor_pb2.GROUPING_UNSPECIFIED,
+    Grouping.EACH: preprocessor_pb2.GROUPING_EACH,
+    Grouping.TOGETHER: preprocessor_pb2.GROUPING_TOGETHER,
+}
+
+
+async def abort(context: grpc.aio.ServicerContext[object, object], error: errors.SidecarError) -> NoReturn:
+    """Ends the call with the error's status, google.rpc details, and a retry push-back where one helps."""
+    trailers: list[tuple[str, str | bytes]] = [
+        ("grpc-status-details-bin", _details(error).SerializeToString())
+    ]
+    if isinstance(error, errors.CapacityError):
+        trailers.append(("grpc-retry-pushback-ms", str(math.ceil(error.retry_after_s * 1e3))))
+    await context.abort(STATUS[type(error)], error.message, tuple(trailers))
+    raise AssertionError("abort raises")
+
+
+def _details(error: errors.SidecarError) -> status_pb2.Status:
+    code: int = STATUS[type(error)].value[0]
+    details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.facts)]
+    if isinstance(error, errors.CapacityError):
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if "field" in error.facts:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.facts["field"], description=error.message
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    status = status_pb2.Status(code=code, message=error.message)
+    for detail in details:
+        status.details.append(_packed(detail))
+    return status
+
+
+def _packed(message: object) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)  # type: ignore[arg-type]  # google.rpc carries no types
+    return packed
+
+
+def preprocess_response(reply: Reply, request_id: str) -> preprocessor_pb2.PreprocessResponse:
+    """All but the call's times, which are stamped when this is done."""
+    return preprocessor_pb2.PreprocessResponse(
+        items=[item_result(item) for item in reply.items],
+        cost=total_cost(reply.items),
+        request_id=request_id,
+    )
+
+
+def infer_response(reply: Reply, request_id: str) -> preprocessor_pb2.InferResponse:
+    """All but the call's times, which are stamped when this is done."""
+    return preprocessor_pb2.InferResponse(
+        items=[item_result(item) for item in reply.items],
+        outputs=[tensor(output) for output in reply.outputs],
+        cost=total_cost(reply.items),
+        request_id=request_id,
+        upstream_model=reply.model,
+        upstream_version=reply.version,
+    )
+
+
+def prepared(items: Sequence[Item], request_id: str) -> preprocessor_pb2.InferStreamResponse:
+    results = [item_result(item, with_tensors=False) for item in items]
+    return preprocessor_pb2.InferStreamResponse(
+        prepared=preprocessor_pb2.Prepared(items=results, request_id=request_id)
+    )
+
+
+def stream_outputs(answer: Answer, index: int) -> preprocessor_pb2.InferStreamResponse:
+    outputs = preprocessor_pb2.StreamOutputs(
+        outputs=[tensor(output) for output in answer.outputs], index=index
+    )
+    return preprocessor_pb2.InferStreamResponse(outputs=outputs)
+
+
+def finished(
+    items: Sequence[Item], times: Timings, first_output_ns: int, responses: int
+) -> preprocessor_pb2.InferStreamResponse:
+    return preprocessor_pb2.InferStreamResponse(
+        finished=preprocessor_pb2.Finished(
+            times=stage_times(times),
+            cost=total_cost(items),
+            first_output_ns=first_output_ns,
+            responses=responses,
+        )
+    )
+
+
+def item_result(item: Item, *, with_tensors: bool = True) -> media_pb2.ItemResult:
+    result = media_pb2.ItemResult(
+        tensors=[tensor(each) for each in item.tensors] if with_tensors else [],
+    )
+    if item.problem is not None:
+        result.problem.CopyFrom(problem(item.problem))
+    if item.info is not None:
+        result.info.CopyFrom(media_info(item.info))
+    if item.times is not None:
+        result.times.CopyFrom(stage_times(item.times))
+    result.cost.CopyFrom(_cost(item))
+    return result
+
+
+def problem(error: errors.SidecarError) -> media_pb2.Problem:
+    return media_pb2.Problem(
+        code=STATUS[type(error)].value[0],
+        reason=error.reason,
+        message=error.message,
+        retryable=error.retryable,
+        metadata=error.facts,
+    )
+
+
+def media_info(info: MediaInfo) -> media_pb2.MediaInfo:
+    message = media_pb2.MediaInfo(
+        modality=_MODALITIES[info.modality], format=info.format, encoded_bytes=info.encoded_bytes
+    )
+    match info:
+        case ImageInfo():
+            message.image.CopyFrom(
+                media_pb2.ImageInfo(
+                    width=info.width,
+                    height=info.height,
+                    mode=info.mode,
+                    orientation=info.orientation,
+                    frames=info.frames,
+                )
+            )
+        case AudioInfo():
+            message.audio.CopyFrom(
+                media_pb2.AudioInfo(
+                    codec=info.codec,
+                    sample_rate=info.sample_rate,
+                    channels=info.channels,
+                    duration_s=info.duration_s or 0.0,
+                )
+            )
+    return message
+
+
+def stage_times(times: Timings) -> media_pb2.StageTimes:
+    """The reply's times: a field a stage, named after it."""
+    fields = {f"{stage.value}_ns": times.stages.get(stage, 0) for stage in Stage}
+    return media_pb2.StageTimes(**fields, gap_ns=times.gap_ns, total_ns=times.total_ns)
+
+
+def total_cost(items: Iterable[Item]) -> media_pb2.Cost:
+    total = media_pb2.Cost()
+    for item in items:
+        cost = _cost(item)
+        total.predicted_cpu_ms += cost.predicted_cpu_ms
+        total.actual_cpu_ms += cost.actual_cpu_ms
+        total.decoded_bytes += cost.decoded_bytes
+        total.output_bytes += cost.output_bytes
+    return total
+
+
+def _cost(item: Item) -> media_pb2.Cost:
+    return media_pb2.Cost(
+        predicted_cpu_ms=item.cost.cpu_ms if item.cost else 0.0,
+        actual_cpu_ms=item.cpu_ms,
+        decoded_bytes=item.cost.decoded_bytes if item.cost else 0,
+        output_bytes=item.output_bytes,
+    )
+
+
+def tensor(value: Tensor) -> media_pb2.Tensor:
+    return media_pb2.Tensor(
+        name=value.name,
+        data_type=_DATA_TYPES[value.data_type],
+        shape=value.shape,
+        data=bytes(value.data),
+    )
+
+
+def model(served: ServedModel) -> preprocessor_pb2.Model:
+    """What a caller learns of a model."""
+    message = preprocessor_pb2.Model(
+        name=served.name,
+        state=_STATES[served.state],
+        problem=served.problem.message if served.problem else "",
+        grouping=_GROUPINGS[served.grouping],
+    )
+    if served.recipe is not None:
+        message.modality = _MODALITIES[served.recipe.modality]
+        message.recipe.CopyFrom(
+            preprocessor_pb2.Recipe(
+                processor=served.recipe.processor,
+                reference=served.recipe.reference,
+                exact=served.recipe.exact,
+                steps=served.recipe.steps,
+            )
+        )
+    if served.signature is not None:
+        made = {media.target.name for media in served.binding.media} if served.binding else set()
+        message.media_inputs.extend(_spec(spec) for spec in served.signature.inputs if spec.name in made)
+        message.inputs.extend(_spec(spec) for spec in served.signature.inputs if spec.name not in made)
+        message.outputs.extend(_spec(spec) for spec in served.signature.outputs)
+        message.decoupled = served.signature.decoupled
+        message.max_batch_size = served.signature.max_batch_size
+    elif served.recipe is not None:
+        message.media_inputs.extend(_spec(spec) for spec in served.recipe.outputs)
+    return message
+
+
+def _spec(spec: TensorSpec) -> preprocessor_pb2.TensorSpec:
+    return preprocessor_pb2.TensorSpec(
+        name=spec.name, data_type=_DATA_TYPES[spec.data_type], shape=spec.shape, optional=spec.optional
+    )

@@ -1,0 +1,109 @@
+"""Bind, serve, drain, stop.
+
+The server binds what it is told to and nothing else, tells its health by name, and never drops a call
+that it has accepted: on the way out it refuses new ones and waits for the others, up to a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Annotated
+
+import grpc
+from annotated_types import Ge
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from multimodal.v1 import preprocessor_pb2, preprocessor_pb2_grpc
+
+from sidecar.edge.interceptors import Arounds, Drain, stack
+from sidecar.edge.preprocessor import Preprocessor
+from sidecar.errors import SettingsError
+from sidecar.observe.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+SERVICE = preprocessor_pb2.DESCRIPTOR.services_by_name["Preprocessor"].full_name
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """`listen`: addresses to bind, "host:port" or "unix:/path"; `message_bytes`: the largest message
+    taken, in bytes; `drain_seconds`: how long accepted calls may take to finish once the server is told
+    to stop; `reflection`: whether clients may ask what is served.
+    """
+
+    listen: tuple[str, ...] = ("127.0.0.1:50051",)
+    message_bytes: Annotated[int, Ge(1024)] = 64 * 1024 * 1024
+    drain_seconds: Annotated[float, Ge(0)] = 25.0
+    reflection: bool = True
+
+
+class Server:
+    """A gRPC server for the Preprocessor, its health and its reflection."""
+
+    def __init__(self, config: ServerConfig, preprocessor: Preprocessor, metrics: Metrics) -> None:
+        self._config = config
+        self._drain = Drain()
+        self._health = HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=(Arounds(stack(self._drain, metrics)),),
+            options=(
+                ("grpc.max_receive_message_length", config.message_bytes),
+                ("grpc.max_send_message_length", -1),
+                # A port that another process holds is an error here, not a shared port.
+                ("grpc.so_reuseport", 0),
+            ),
+        )
+        preprocessor_pb2_grpc.add_PreprocessorServicer_to_server(preprocessor, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if config.reflection:
+            names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+        self.addresses: tuple[str, ...] = ()
+
+    async def start(self) -> None:
+        """Binds and serves. Raises SettingsError, naming the address that cannot be bound."""
+        self.addresses = tuple(self._bind(address) for address in self._config.listen)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.start()
+        log.info("serving on %s", ", ".join(self.addresses))
+
+    async def ready(self) -> None:
+        """Tells that requests can be answered."""
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> bool:
+        """Drains and stops. Returns whether every accepted call was finished within the bound."""
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        in_flight = self._drain.begin()
+        log.info("draining: %d calls in flight, up to %.0f s", in_flight, self._config.drain_seconds)
+        finished = True
+        try:
+            async with asyncio.timeout(self._config.drain_seconds):
+                await self._drain.finished()
+        except TimeoutError:
+            finished = False
+            log.warning("drain took longer than `server.drain_seconds`: cancelling what is left")
+        await self._server.stop(grace=_LAST_BYTES_S if finished else 0)
+        return finished
+
+    def _bind(self, address: str) -> str:
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise SettingsError(
+                f"`server.listen` has {address!r}, which cannot be bound: is the port taken, does the path exist?",
+                key="server.listen",
+                value=address,
+            ) from error
+        if address.startswith("unix:"):
+            return address
+        return f"{address.rpartition(':')[0]}:{port}"
+
+
+# A finished call's last message may still be on its way to the socket. Out of the air.
+_LAST_BYTES_S = 0.5

@@ -1,0 +1,182 @@
+"""The Prometheus metrics, and the only place that knows Prometheus.
+
+Counted on the path's thread in a few microseconds a request; read by whoever scrapes. It never raises
+into the path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from sidecar.errors import SettingsError
+from sidecar.media import MediaInfo
+from sidecar.observe.timings import Stage, Timings
+
+# From an icon's decode to a long video's, in seconds: a factor of 2 to 2.5 a step, so that a
+# percentile read from the buckets is right to that factor.
+_BUCKETS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+)
+
+# Stages that belong to the call and not to an item.
+_OF_THE_CALL = (Stage.RECEIVE, Stage.DELIVER, Stage.RESPOND)
+_OF_AN_ITEM = tuple(stage for stage in Stage if stage not in _OF_THE_CALL)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """`listen`: "host:port" where /metrics is served; empty serves it nowhere."""
+
+    listen: str = "127.0.0.1:9400"
+
+
+class ObservedItem(Protocol):
+    """What is read of an item."""
+
+    @property
+    def info(self) -> MediaInfo | None: ...
+    @property
+    def times(self) -> Timings | None: ...
+    @property
+    def cpu_ms(self) -> float: ...
+    @property
+    def problem_reason(self) -> str: ...
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a call ended: an error's reason, or OK."""
+
+    reason: str = "INTERNAL_ERROR"
+
+
+class Metrics:
+    """All metrics of a server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._stage_seconds = Histogram(
+            "sidecar_stage_duration_seconds",
+            "Time an item (probe to pack) or a call (receive, deliver, respond) spent in a stage.",
+            ("stage", "modality", "model"),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._gap_seconds = Histogram(
+            "sidecar_gap_duration_seconds",
+            "Time of a call that no stage accounts for.",
+            ("model",),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._cpu_seconds = Counter(
+            "sidecar_worker_cpu_seconds_total",
+            "CPU time that workers spent on items.",
+            ("modality", "model"),
+            registry=self.registry,
+        )
+        self._items = Counter(
+            "sidecar_items_total",
+            "Media items by how they ended: OK, or an error's reason.",
+            ("modality", "model", "reason"),
+            registry=self.registry,
+        )
+        self._calls = Counter(
+            "sidecar_calls_total",
+            "Calls by method and how they ended: OK, or an error's reason.",
+            ("method", "reason"),
+            registry=self.registry,
+        )
+        self._call_seconds = Histogram(
+            "sidecar_call_duration_seconds",
+            "Time of a call from its arrival to its end.",
+            ("method",),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+
+    @contextmanager
+    def call(self, method: str) -> Iterator[Outcome]:
+        """Counts a call; the block sets how it ended."""
+        outcome = Outcome()
+        begun = time.monotonic_ns()
+        try:
+            yield outcome
+        finally:
+            self._calls.labels(method, outcome.reason).inc()
+            self._call_seconds.labels(method).observe((time.monotonic_ns() - begun) / 1e9)
+
+    def stages(self, model: str, items: Iterable[ObservedItem], times: Timings) -> None:
+        """Counts a finished call's stage times: an item's stages by item, the call's own once."""
+        modality = "none"
+        for item in items:
+            modality = item.info.modality.value if item.info else "unknown"
+            self._items.labels(modality, model, item.problem_reason or "OK").inc()
+            self._cpu_seconds.labels(modality, model).inc(item.cpu_ms / 1e3)
+            if item.times is not None:
+                self._observe(item.times, _OF_AN_ITEM, modality, model)
+        self._observe(times, _OF_THE_CALL, modality, model)
+        self._gap_seconds.labels(model).observe(times.gap_ns / 1e9)
+
+    def _observe(self, times: Timings, stages: tuple[Stage, ...], modality: str, model: str) -> None:
+        for stage in stages:
+            if stage in times.stages:
+                self._stage_seconds.labels(stage.value, modality, model).observe(times.stages[stage] / 1e9)
+
+    def watch(self, name: str, help_text: str, read: Callable[[], dict[str, float]]) -> None:
+        """Adds a gauge labelled `of`, read when somebody scrapes."""
+        self.registry.register(_Watched(name, help_text, read))
+
+    def serve(self, config: MetricsConfig) -> Callable[[], None]:
+        """Serves /metrics on a thread of its own; returns how to stop it. Raises SettingsError."""
+        host, _, port = config.listen.rpartition(":")
+        try:
+            server, thread = start_http_server(int(port), host, registry=self.registry)
+        except (OSError, ValueError, OverflowError) as error:
+            raise SettingsError(
+                f"`metrics.listen` has {config.listen!r}, which cannot be bound ({error}): "
+                'give a free "host:port", or an empty text for no metrics',
+                key="metrics.listen",
+                value=config.listen,
+            ) from error
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop
+
+
+class _Watched(Collector):
+    def __init__(self, name: str, help_text: str, read: Callable[[], dict[str, float]]) -> None:
+        self._name, self._help, self._read = name, help_text, read
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(self._name, self._help, labels=["of"])
+        for label, value in self._read().items():
+            family.add_metric([label], value)
+        yield family

@@ -1,0 +1,78 @@
+"""What may come in at all: limits on facts that probe found, checked before anything is decoded.
+
+Pure: facts in, MediaTooLarge out. A limit protects memory and time against one item; how many items
+are inside at once is the gate's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+
+from sidecar.errors import MediaTooLarge
+from sidecar.media import AudioInfo, ImageInfo, MediaInfo, Source
+
+# A limit's key, the value found, the value allowed, and what they count.
+_Claim = tuple[str, float, float, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that one item, and one request, may bring.
+
+    `items` counts media items of a request; `media_bytes` is bytes of an encoded item and
+    `upload_bytes` of all items of an upload; `image_pixels` is width × height and `image_side` the
+    longer of them; `audio_seconds` is seconds, `audio_channels` a count and `audio_rate` hertz. The
+    defaults are out of the air but for `image_pixels`, which lets a 50-megapixel camera's picture in
+    twice over and keeps a 200-megapixel one out.
+    """
+
+    items: Annotated[int, Ge(1)] = 64
+    media_bytes: Annotated[int, Ge(1)] = 64 * 1024 * 1024
+    upload_bytes: Annotated[int, Ge(1)] = 256 * 1024 * 1024
+    image_pixels: Annotated[int, Ge(1)] = 100_000_000
+    image_side: Annotated[int, Ge(1)] = 32_768
+    audio_seconds: Annotated[float, Gt(0)] = 3_600.0
+    audio_channels: Annotated[int, Ge(1)] = 8
+    audio_rate: Annotated[int, Ge(1)] = 192_000
+
+    def check_size(self, encoded_bytes: int, label: str) -> None:
+        """Raises MediaTooLarge when an item's encoded bytes pass the limit."""
+        _refuse_first(label, (("media_bytes", encoded_bytes, self.media_bytes, "bytes"),))
+
+    def check(self, source: Source, info: MediaInfo) -> None:
+        """Raises MediaTooLarge, naming the limit, its value and the one found."""
+        _refuse_first(source.label, self._claims(info))
+
+    def _claims(self, info: MediaInfo) -> Iterator[_Claim]:
+        match info:
+            case ImageInfo():
+                yield "image_side", max(info.width, info.height), self.image_side, "pixels a side"
+                yield "image_pixels", info.width * info.height, self.image_pixels, "pixels"
+            case AudioInfo():
+                yield "audio_channels", info.channels, self.audio_channels, "channels"
+                yield "audio_rate", info.sample_rate, self.audio_rate, "hertz"
+                yield "audio_seconds", info.duration_s or 0.0, self.audio_seconds, "seconds"
+
+    def max_decoded_bytes(self, info: MediaInfo) -> int:
+        """The most memory that decoding may take, for headers that understate. Unit: bytes."""
+        match info:
+            case ImageInfo():
+                return 3 * info.width * info.height
+            case AudioInfo():
+                return int(4 * info.channels * info.sample_rate * self.audio_seconds)
+
+
+def _refuse_first(label: str, claims: Iterable[_Claim]) -> None:
+    for limit, found, allowed, unit in claims:
+        if found > allowed:
+            raise MediaTooLarge(
+                f"{label} has {found:g} {unit} and the limit `limits.{limit}` is {allowed:g}: "
+                "send less, or raise the limit",
+                limit=f"limits.{limit}",
+                allowed=f"{allowed:g}",
+                found=f"{found:g}",
+            )
