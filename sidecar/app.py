@@ -27,11 +27,12 @@ log = logging.getLogger(__name__)
 
 
 class App:
-    """A running sidecar. `addresses` are bound once `running` is entered."""
+    """A running sidecar. Its addresses are those really bound, once `running` is entered."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.addresses: tuple[str, ...] = ()
+        self.metrics_address = ""
         self.finished_drain = True
 
     @asynccontextmanager
@@ -39,7 +40,7 @@ class App:
         """Starts every part; on leaving drains and stops. Raises SetupError before anything is bound."""
         settings = self._settings
         async with AsyncExitStack() as parts:
-            upstream = TritonUpstream(settings.triton) if settings.triton.address else None
+            upstream = TritonUpstream(settings.triton) if settings.triton else None
             if upstream is not None:
                 parts.push_async_callback(upstream.close)
             catalogue = Catalogue(settings.models, upstream)
@@ -52,8 +53,7 @@ class App:
             gate = Gate(workers.slots, settings.gate)
             metrics = Metrics()
             metrics.watch("sidecar_gate_items", "Items in the gate now.", lambda: _gate_gauges(gate))
-            if settings.metrics.listen:
-                parts.callback(metrics.serve(settings.metrics))
+            self.metrics_address = parts.enter_context(metrics.served(settings.metrics))
             pipeline = Pipeline(catalogue, settings.limits, gate, workers, upstream)
             server = Server(settings.server, Preprocessor(pipeline, catalogue, metrics), metrics)
             await server.start()

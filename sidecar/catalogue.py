@@ -34,8 +34,9 @@ from sidecar.stages.deliver.upstream import Signature, Upstream
 
 log = logging.getLogger(__name__)
 
-# How long one look at a model on the model server may take, and the pause between looks at one that
-# could not be reached. Out of the air: short enough that a restarted model server is found at once.
+# How long one look at a model on the model server may take, and the least pause between two looks. Out
+# of the air: short enough that a restarted model server is found at once, and a flood of failing
+# requests costs the model server one look a second.
 _DESCRIBE_S = 5.0
 _RETRY_S = 1.0
 
@@ -47,7 +48,7 @@ class ModelConfig:
     `recipe` is the directory with the model's preprocessor_config.json, None for a model that takes no
     media; `reference`, `exact` and `resampler` are handed to the recipe's loader; `upstream` is the
     model's name on the model server (empty: the same), `version` its version there (empty: the
-    server's choice); `inputs` maps a recipe's output to the model's input where names do not tell;
+    server's choice); `renames` maps a recipe's output to the model's input where names do not tell;
     `grouping` says how items become inferences; `max_items` bounds the items of a request (0: as
     `limits.items`).
     """
@@ -58,7 +59,7 @@ class ModelConfig:
     resampler: Literal["soxr_hq", "swresample"] = "soxr_hq"
     upstream: str = ""
     version: str = ""
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    renames: Mapping[str, str] = field(default_factory=dict)
     grouping: Literal["auto", "each", "together"] = "auto"
     max_items: Annotated[int, Ge(0)] = 0
 
@@ -89,7 +90,7 @@ class ServedModel:
         if self.recipe is None:
             return {}
         if self.binding is not None:
-            return self.binding.data_types
+            return {bound.output.name: bound.input.data_type for bound in self.binding.media}
         return {output.name: output.data_type for output in self.recipe.outputs}
 
     @property
@@ -162,8 +163,8 @@ class Catalogue:
                 if self._models[name].state is not ModelState.UNREACHABLE:
                     self._suspects.discard(name)
                     log.info("model %s is %s", name, self._models[name].state.value)
+            await asyncio.sleep(_RETRY_S)
             if self._suspects:
-                await asyncio.sleep(_RETRY_S)
                 self._look_again.set()
 
     async def _describe(self, name: str) -> None:
@@ -198,14 +199,15 @@ def _load(name: str, config: ModelConfig, *, has_upstream: bool) -> ServedModel:
     return ServedModel(name, config, recipe, ModelState.UNREACHABLE, unasked)
 
 
-def _bind(model: ServedModel, signature: Signature) -> Binding | None:
+def _bind(model: ServedModel, signature: Signature) -> Binding:
+    """How the model is fed; without a recipe, by plain inputs alone."""
     if model.recipe is None:
-        return None
+        return bind((), lambda _output, _data_type: False, signature)
     grouping = {"auto": None, "each": Grouping.EACH, "together": Grouping.TOGETHER}[model.config.grouping]
     return bind(
         model.recipe.outputs,
         model.recipe.accepts,
         signature,
-        renames=model.config.inputs,
+        renames=model.config.renames,
         grouping=grouping,
     )

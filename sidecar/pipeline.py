@@ -34,8 +34,10 @@ from sidecar.stages.admit.cost import predict
 from sidecar.stages.admit.gate import Gate, Places
 from sidecar.stages.admit.label import check_label
 from sidecar.stages.admit.limits import Limits
-from sidecar.stages.deliver.batching import batches, split_rows, together
-from sidecar.stages.deliver.bindings import Grouping
+from sidecar.stages.deliver.batching import Batch, batches, rows_of
+from sidecar.stages.deliver.bindings import Binding, Grouping
+from sidecar.stages.deliver.inputs import check_inputs
+from sidecar.stages.deliver.parameters import check_parameters
 from sidecar.stages.deliver.upstream import Answer, Call, ParameterValue, Upstream
 from sidecar.workers.pool import Workers
 from sidecar.workers.worker import Job
@@ -141,28 +143,31 @@ class Pipeline:
         return Reply(await self._prepare(entry, request, timeline))
 
     async def infer(self, entry: Entry, request: Request, timeline: Timeline) -> Reply:
-        """Media to the model's outputs."""
+        """Media to the model's outputs: of each item where items are inferences of their own, else of all."""
+        plain = _check_plain(entry.model, request)
         items = await self._prepare(entry, request, timeline)
-        with timeline.measure(Stage.DELIVER), self._watching_upstream(entry.model):
-            if entry.model.grouping is Grouping.EACH:
-                return await self._deliver_each(entry.model, request, items)
-            return await self._deliver_together(entry.model, request, items)
+        with timeline.measure(Stage.DELIVER):
+            return await self._deliver(entry.model, request, items, plain)
 
     async def infer_stream(
         self, entry: Entry, request: Request, timeline: Timeline
     ) -> AsyncIterator[Sequence[Item] | Answer]:
         """Media to a stream: the prepared items once, then each of the model's responses."""
+        plain = _check_plain(entry.model, request)
         items = await self._prepare(entry, request, timeline)
         for item in items:
             if item.problem is not None:
                 raise item.problem
         yield items
-        call = self._call_together(entry.model, request, items)
+        binding = _bound(entry.model)
+        (batch,) = batches(binding, [item.tensors for item in items], plain)
+        call = self._call(entry.model, request, batch)
         handed_over_ns = time.monotonic_ns()
         try:
-            with self._watching_upstream(entry.model):
+            with self._watching(entry.model):
                 async for answer in self._model_server().stream(call, request.deadline):
-                    yield answer
+                    (outputs,) = rows_of(binding, batch, answer)
+                    yield Answer(outputs, answer.model, answer.version)
         finally:
             timeline.add(Stage.DELIVER, time.monotonic_ns() - handed_over_ns)
 
@@ -213,52 +218,51 @@ class Pipeline:
         item.tensors, item.cpu_ms = done.tensors, done.cpu_ms
         item.output_bytes = sum(tensor.nbytes for tensor in done.tensors)
 
-    async def _deliver_each(self, model: ServedModel, request: Request, items: Sequence[Item]) -> Reply:
-        """Every good item is an inference of its own; equal shapes share a batch where the model batches."""
-        binding, signature = model.binding, model.signature
-        assert binding is not None and signature is not None  # noqa: PT018, S101 - checked at the door
+    async def _deliver(
+        self, model: ServedModel, request: Request, items: Sequence[Item], plain: tuple[Tensor, ...]
+    ) -> Reply:
+        """Asks the model for every batch that the good items make; a batch that fails blames its items."""
+        binding = _bound(model)
         good = [item for item in items if item.problem is None]
-        plain = binding.check_inputs(request.inputs)
+        if items and not good:
+            return Reply(items)
+        each = binding.grouping is Grouping.EACH and bool(items)
         answers: list[Answer] = []
+        whole: tuple[Tensor, ...] = ()
 
-        async def ask(rows: Sequence[Item], inputs: tuple[Tensor, ...]) -> None:
-            call = self._call(model, request, inputs)
+        async def ask(batch: Batch) -> None:
+            nonlocal whole
+            batched = [good[place] for place in batch.rows]
             try:
-                answer = await self._model_server().infer(call, request.deadline)
-                answers.append(answer)
-                for item, outputs in zip(rows, split_rows(answer, signature, len(rows)), strict=True):
-                    item.tensors = outputs
+                with self._watching(model):
+                    answer = await self._model_server().infer(
+                        self._call(model, request, batch), request.deadline
+                    )
+                    rows = rows_of(binding, batch, answer)
             except UpstreamError as problem:
-                for item in rows:
+                for item in batched:
                     item.tensors, item.problem = (), problem
+                if not each:
+                    raise
+                return
+            answers.append(answer)
+            if not each:
+                (whole,) = rows
+            for item, outputs in zip(batched, rows if each else [()] * len(batched), strict=True):
+                item.tensors = outputs
 
-        groups = batches(binding, signature, [item.tensors for item in good], plain)
-        await asyncio.gather(*(ask([good[row] for row in rows], inputs) for rows, inputs in groups))
+        await asyncio.gather(*map(ask, batches(binding, [item.tensors for item in good], plain)))
         failed = [item.problem for item in good if item.problem is not None]
         if failed and (request.all_or_nothing or len(failed) == len(good)):
             raise failed[0]
-        model_name, version = (answers[0].model, answers[0].version) if answers else ("", "")
-        return Reply(items, (), model_name, version)
+        return Reply(items, whole, answers[0].model, answers[0].version)
 
-    async def _deliver_together(self, model: ServedModel, request: Request, items: Sequence[Item]) -> Reply:
-        """All items, or none at all, make up one inference."""
-        call = self._call_together(model, request, items)
-        answer = await self._model_server().infer(call, request.deadline)
-        for item in items:
-            item.tensors = ()
-        return Reply(items, answer.outputs, answer.model, answer.version)
-
-    def _call_together(self, model: ServedModel, request: Request, items: Sequence[Item]) -> Call:
-        assert model.signature is not None  # noqa: S101 - checked at the door
-        inputs = together(model.binding, model.signature, [item.tensors for item in items], request.inputs)
-        return self._call(model, request, inputs)
-
-    def _call(self, model: ServedModel, request: Request, inputs: tuple[Tensor, ...]) -> Call:
+    def _call(self, model: ServedModel, request: Request, batch: Batch) -> Call:
         request.deadline.check(Stage.DELIVER.value)
         return Call(
             model=model.config.upstream or model.name,
             version=model.config.version,
-            inputs=inputs,
+            inputs=batch.inputs,
             outputs=request.outputs,
             request_id=request.request_id,
             parameters=request.parameters,
@@ -269,13 +273,25 @@ class Pipeline:
         return self._upstream
 
     @contextmanager
-    def _watching_upstream(self, model: ServedModel) -> Iterator[None]:
+    def _watching(self, model: ServedModel) -> Iterator[None]:
         """Has a model looked at anew when its server failed: it may come back another one."""
         try:
             yield
         except UpstreamError:
             self._catalogue.suspect(model.name)
             raise
+
+
+def _bound(model: ServedModel) -> Binding:
+    assert model.binding is not None  # noqa: S101 - checked at the door
+    return model.binding
+
+
+def _check_plain(model: ServedModel, request: Request) -> tuple[Tensor, ...]:
+    """The caller's plain inputs in the model's order, refused before any media is worked on."""
+    check_parameters(request.parameters)
+    binding = _bound(model)
+    return check_inputs(request.inputs, binding.plain, binding.made)
 
 
 def _first(errors: BaseExceptionGroup[SidecarError]) -> SidecarError:
@@ -317,7 +333,7 @@ def _check_ready(model: ServedModel, upstream: Upstream | None, *, delivers: boo
         raise InvalidRequest(
             "no model server is configured here, only Preprocess works: set `triton.address`", field="model"
         )
-    if model.signature is None:
+    if model.signature is None or model.binding is None:
         raise model.problem or UpstreamUnavailable(
             f"model {model.name!r} is not reachable yet", model=model.name
         )

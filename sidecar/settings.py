@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from sidecar.stages.deliver.triton import TritonConfig
 from sidecar.workers.plan import ThreadsConfig
 
 ENV_PREFIX = "SIDECAR_"
+# Keys that may be given one value, and what it is short for.
+_SHORTHANDS: Mapping[tuple[str, ...], tuple[str, ...]] = {("triton",): ("triton", "address")}
 # Variables under the prefix that are not keys of the settings.
 _NOT_KEYS = {"SIDECAR_CONFIG"}
 
@@ -45,7 +48,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     gate: GateConfig = field(default_factory=GateConfig)
     threads: ThreadsConfig = field(default_factory=ThreadsConfig)
-    triton: TritonConfig = field(default_factory=TritonConfig)
+    triton: TritonConfig | None = None
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
 
 
@@ -66,6 +69,7 @@ def load_settings(file: Path | None, environ: Mapping[str, str], overrides: Sequ
         given.update(_from_file(file))
     given.update(_from_environment(environ))
     given.update(_from_overrides(overrides))
+    given = {_SHORTHANDS.get(path, path): item for path, item in given.items() if item.value is not None}
     for path, item in given.items():
         _check_key(path, item)
     settings = _build(given)
@@ -133,6 +137,7 @@ def _check_key(path: tuple[str, ...], item: _Given) -> None:
     """Walks the settings' classes along a key. Raises SettingsError where it leads nowhere."""
     here: Any = Settings
     for depth, part in enumerate(path):
+        here = _without_none(here)
         if typing.get_origin(here) is not None and issubclass(typing.get_origin(here), Mapping):
             here = typing.get_args(here)[1]
             continue
@@ -147,6 +152,13 @@ def _check_key(path: tuple[str, ...], item: _Given) -> None:
         if part not in names:
             raise _unknown_key(".".join(path[: depth + 1]), part, sorted(names), item)
         here = names[part]
+
+
+def _without_none(kind: object) -> object:
+    """X of `X | None`, and anything else as it is."""
+    if isinstance(kind, types.UnionType):
+        (kind,) = (each for each in typing.get_args(kind) if each is not type(None))
+    return kind
 
 
 def _unknown_key(key: str, part: str, names: Sequence[str], item: _Given) -> SettingsError:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -27,6 +28,16 @@ Around = Callable[[str, Context], AbstractAsyncContextManager[None]]
 _ALWAYS_SERVED = ("/grpc.health.v1.", "/grpc.reflection.")
 
 
+# By (request streams, response streams): where a handler keeps its method, what makes one anew, and
+# whether the method gives many responses.
+_KINDS: Mapping[tuple[bool, bool], tuple[str, Callable[..., grpc.RpcMethodHandler[Any, Any]], bool]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler, False),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler, False),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler, True),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler, True),
+}
+
+
 class Arounds(grpc.aio.ServerInterceptor):
     """Wraps the given context managers, outermost first, around every call."""
 
@@ -35,9 +46,9 @@ class Arounds(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
         if handler is None or method.startswith(_ALWAYS_SERVED):
@@ -48,33 +59,21 @@ class Arounds(grpc.aio.ServerInterceptor):
         codec = (handler.request_deserializer, handler.response_serializer)
 
         async def one(
-            behaviour: Callable[[Any, Context], Awaitable[Any]], message: Any, context: Context
-        ) -> Any:  # noqa: ANN401 - any message
+            behaviour: Callable[[object, Context], Awaitable[object]], message: object, context: Context
+        ) -> object:
             async with self._entered(method, context):
                 return await behaviour(message, context)
 
         async def many(
-            behaviour: Callable[[Any, Context], AsyncIterator[Any]],
-            message: Any,  # noqa: ANN401 - any message
-            context: Context,
-        ) -> AsyncIterator[Any]:
+            behaviour: Callable[[object, Context], AsyncIterator[object]], message: object, context: Context
+        ) -> AsyncIterator[object]:
             async with self._entered(method, context):
                 async for response in behaviour(message, context):
                     yield response
 
-        match handler.request_streaming, handler.response_streaming:
-            case False, False:
-                inner = handler.unary_unary
-                return grpc.unary_unary_rpc_method_handler(lambda m, c: one(inner, m, c), *codec)
-            case True, False:
-                inner = handler.stream_unary
-                return grpc.stream_unary_rpc_method_handler(lambda m, c: one(inner, m, c), *codec)
-            case False, True:
-                inner = handler.unary_stream
-                return grpc.unary_stream_rpc_method_handler(lambda m, c: many(inner, m, c), *codec)
-            case _:
-                inner = handler.stream_stream
-                return grpc.stream_stream_rpc_method_handler(lambda m, c: many(inner, m, c), *codec)
+        name, make, streams = _KINDS[bool(handler.request_streaming), bool(handler.response_streaming)]
+        # `partial` and not a lambda: gRPC looks whether a method is asynchronous before it calls it.
+        return make(partial(many if streams else one, getattr(handler, name)), *codec)
 
     @asynccontextmanager
     async def _entered(self, method: str, context: Context) -> AsyncIterator[None]:

@@ -259,7 +259,7 @@ def model(served: ServedModel) -> preprocessor_pb2.Model:
             )
         )
     if served.signature is not None:
-        made = {media.target.name for media in served.binding.media} if served.binding else set()
+        made = served.binding.made if served.binding else ()
         message.media_inputs.extend(_spec(spec) for spec in served.signature.inputs if spec.name in made)
         message.inputs.extend(_spec(spec) for spec in served.signature.inputs if spec.name not in made)
         message.outputs.extend(_spec(spec) for spec in served.signature.outputs)

@@ -150,8 +150,12 @@ class Metrics:
         """Adds a gauge labelled `of`, read when somebody scrapes."""
         self.registry.register(_Watched(name, help_text, read))
 
-    def serve(self, config: MetricsConfig) -> Callable[[], None]:
-        """Serves /metrics on a thread of its own; returns how to stop it. Raises SettingsError."""
+    @contextmanager
+    def served(self, config: MetricsConfig) -> Iterator[str]:
+        """Serves /metrics on a thread of its own; gives its address, empty for none. Raises SettingsError."""
+        if not config.listen:
+            yield ""
+            return
         host, _, port = config.listen.rpartition(":")
         try:
             server, thread = start_http_server(int(port), host, registry=self.registry)
@@ -162,13 +166,12 @@ class Metrics:
                 key="metrics.listen",
                 value=config.listen,
             ) from error
-
-        def stop() -> None:
+        try:
+            yield f"{host}:{server.server_port}"
+        finally:
             server.shutdown()
             server.server_close()
             thread.join()
-
-        return stop
 
 
 class _Watched(Collector):

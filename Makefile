@@ -1,0 +1,53 @@
+# The verbs of the project. Each works alone in a fresh clone and sets up what it needs, once.
+# Needed beforehand: Python 3.11 or later (or PYTHON=/path/to/python3), make, and the package registries.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+RUN := .venv/bin/python
+
+.PHONY: help
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install everything into .venv (all other verbs do it for you)
+	@scripts/setup.sh
+
+.PHONY: testbed
+testbed: setup ## unpack the real Triton and its test models (demo and test do it for you)
+	@$(RUN) -m testbed.install
+
+.PHONY: demo
+demo: setup testbed ## start a real Triton and the sidecar, send an image and a sound, show what happened
+	@$(RUN) -m demo
+
+.PHONY: serve
+serve: setup ## run the server: make serve CONFIG=my.yaml
+	@$(RUN) -m sidecar serve $(if $(CONFIG),--config $(CONFIG))
+
+.PHONY: test
+test: setup testbed ## run the tests
+	@scripts/test.sh
+
+.PHONY: check
+check: setup testbed ## run the long suites too: full parity, mutations
+	@scripts/test.sh --full
+
+.PHONY: lint
+lint: setup ## check style, types, import contracts, the wire contract and what is generated
+	@scripts/lint.sh
+
+.PHONY: bench
+bench: setup testbed ## run the benchmarks and write bench/results/
+	@$(RUN) -m bench
+
+.PHONY: protos
+protos: setup ## generate the contract's Python code anew
+	@scripts/protos.sh
+
+.PHONY: lock
+lock: setup ## resolve requirements/*.in anew into the lock files
+	@scripts/lock.sh
+
+.PHONY: clean
+clean: ## remove what the verbs made
+	rm -rf .venv .venv-models .venv-simd .triton .cache .mypy_cache .ruff_cache .import_linter_cache

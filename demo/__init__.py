@@ -1,0 +1,1 @@
+"""The main job, shown: `make demo` starts a real Triton and the sidecar, and asks both something."""

@@ -1,0 +1,137 @@
+"""The main job, end to end, on real parts: a text image and a spoken sentence, two models, their answers.
+
+Starts a real Triton (or takes the one at SIDECAR_TRITON) and the sidecar as a process of its own, asks
+through `inference_client`, prints what the models answered, where the time went and what the
+accelerator waited for, and ends both. Exits non-zero when any answer is wrong. Leaves nothing running.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from inference_client import Client, Inference
+from testbed.triton import Triton
+
+HERE = Path(__file__).parent
+MEDIA = HERE.parent / "testbed" / "media"
+EXPECTED_TEXT = "Hello Triton 2026"
+# The sentence is spoken between two seconds of silence (testbed/media/SOURCES.md); a detector may be
+# some windows early or late.
+SPEECH_FROM_S, SLACK_S = 2.0, 0.5
+# Silero's detector gives one probability per 512 samples at 16 kHz, and calls 0.5 speech.
+WINDOW_S, THRESHOLD = 512 / 16_000, 0.5
+START_S = 30.0
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request of the demo: what was sent, what came back, and whether that was right."""
+
+    name: str
+    answer: str
+    right: bool
+    result: Inference
+
+
+def main() -> int:
+    """Runs the demo; returns the exit status."""
+    begun = time.monotonic()
+    with console.status("starting Triton (a real one, on this machine's CPU)") as status:
+        with Triton.start(models=("ocr", "vad"), external=os.environ.get("SIDECAR_TRITON")) as triton:
+            console.print(f"Triton serves on {triton.grpc_address}")
+            status.update("starting the sidecar")
+            with sidecar(triton.grpc_address) as address, Client(address) as client:
+                console.print(f"the sidecar serves on {address}")
+                status.update("asking")
+                asked = [ask(client) for ask in (read_text, hear_speech) for _ in range(2)]
+    for one in asked:
+        console.print(f"{'[green]right[/]' if one.right else '[red]WRONG[/]'}  {one.name}: {one.answer}")
+    console.print(times_table(asked))
+    console.print(verdict(asked))
+    console.print(f"[dim]{time.monotonic() - begun:.1f} s in all; Triton and the sidecar have ended[/]")
+    return 0 if all(one.right for one in asked) else 1
+
+
+@contextmanager
+def sidecar(triton_address: str) -> Iterator[str]:
+    """The sidecar as its user starts it, on a unix socket; ended by SIGTERM, which drains it."""
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"unix:{folder}/sidecar.sock"
+        command = [sys.executable, "-m", "sidecar", "serve", "--config", str(HERE / "sidecar.yaml")]
+        settings = {"SIDECAR_TRITON": triton_address, "SIDECAR_SERVER__LISTEN": f"[{address!r}]"}
+        process = subprocess.Popen(command, env={**os.environ, **settings})  # noqa: S603 - our own server
+        try:
+            with Client(address) as client:
+                client.wait_until_ready(timeout=START_S)
+            yield address
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def read_text(client: Client) -> Asked:
+    """Asks the text recogniser what the picture says."""
+    result = client.infer("ocr", MEDIA / "text.jpg")
+    text = result.text("text")
+    return Asked("text.jpg, read", f"{text!r}", text.strip() == EXPECTED_TEXT, result)
+
+
+def hear_speech(client: Client) -> Asked:
+    """Asks the voice detector when somebody speaks."""
+    result = client.infer("vad", MEDIA / "speech.wav")
+    speaks = np.flatnonzero(result.tensor("speech_probs").ravel() > THRESHOLD) * WINDOW_S
+    if not speaks.size:
+        return Asked("speech.wav, heard", "nobody speaks", right=False, result=result)
+    first, last = float(speaks[0]), float(speaks[-1])
+    assert result.info is not None  # noqa: S101 - it was decoded
+    assert result.info.audio is not None  # noqa: S101 - as a sound
+    until = result.info.audio.duration_s - SPEECH_FROM_S
+    right = abs(first - SPEECH_FROM_S) < SLACK_S and abs(last - until) < 2 * SLACK_S
+    return Asked("speech.wav, heard", f"somebody speaks from {first:.1f} s to {last:.1f} s", right, result)
+
+
+def times_table(asked: Sequence[Asked]) -> Table:
+    """A row a request, a column a stage, in milliseconds."""
+    table = Table(title="milliseconds a stage", title_justify="left", box=None, padding=(0, 1))
+    table.add_column("request")
+    for stage in asked[0].result.times.ms:
+        table.add_column(stage, justify="right")
+    for one in asked:
+        table.add_row(one.name, *(f"{ms:.2f}" for ms in one.result.times.ms.values()))
+    return table
+
+
+def verdict(asked: Sequence[Asked]) -> str:
+    """What the accelerator was waiting for, over the requests, which were sent one after the other.
+
+    While a request is in `deliver` the accelerator has work; in every other stage it waits.
+    """
+    spent: dict[str, float] = {}
+    for one in asked:
+        for stage, ms in one.result.times.ms.items():
+            spent[stage] = spent.get(stage, 0.0) + ms
+    total = spent.pop("total")
+    working = spent.pop("deliver")
+    longest = max(spent, key=lambda stage: spent[stage])
+    return (
+        f"The accelerator had work for {100 * working / total:.0f} % of {total:.0f} ms and waited for the rest: "
+        f"longest for {longest} ({spent[longest]:.1f} ms)."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
