@@ -8,9 +8,7 @@ accelerator waited for, and ends both. Exits non-zero when any answer is wrong. 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,19 +18,19 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-
-from inference_client import Client, Inference
 from testbed.triton import Triton
 
-HERE = Path(__file__).parent
-MEDIA = HERE.parent / "testbed" / "media"
+from inference_client import Client, Inference
+from testbed.sidecar import sidecar_process
+
+SETTINGS = Path(__file__).parent / "sidecar.yaml"
+MEDIA = Path(__file__).parents[1] / "testbed" / "media"
 EXPECTED_TEXT = "Hello Triton 2026"
 # The sentence is spoken between two seconds of silence (testbed/media/SOURCES.md); a detector may be
 # some windows early or late.
 SPEECH_FROM_S, SLACK_S = 2.0, 0.5
 # Silero's detector gives one probability per 512 samples at 16 kHz, and calls 0.5 speech.
 WINDOW_S, THRESHOLD = 512 / 16_000, 0.5
-START_S = 30.0
 
 console = Console(highlight=False)
 
@@ -50,14 +48,15 @@ class Asked:
 def main() -> int:
     """Runs the demo; returns the exit status."""
     begun = time.monotonic()
-    with console.status("starting Triton (a real one, on this machine's CPU)") as status:
-        with Triton.start(models=("ocr", "vad"), external=os.environ.get("SIDECAR_TRITON")) as triton:
-            console.print(f"Triton serves on {triton.grpc_address}")
-            status.update("starting the sidecar")
-            with sidecar(triton.grpc_address) as address, Client(address) as client:
-                console.print(f"the sidecar serves on {address}")
-                status.update("asking")
-                asked = [ask(client) for ask in (read_text, hear_speech) for _ in range(2)]
+    with (
+        step("starting Triton (a real one, on this machine's CPU)"),
+        Triton.start(models=("ocr", "vad"), external=os.environ.get("SIDECAR_TRITON")) as triton,
+        step(f"Triton serves on {triton.grpc_address}; starting the sidecar"),
+        sidecar_process({"triton": triton.grpc_address}, "--config", str(SETTINGS)) as sidecar,
+        step(f"the sidecar serves on {sidecar.address}; asking"),
+        Client(sidecar.address) as client,
+    ):
+        asked = [ask(client) for ask in (read_text, hear_speech) for _ in range(2)]
     for one in asked:
         console.print(f"{'[green]right[/]' if one.right else '[red]WRONG[/]'}  {one.name}: {one.answer}")
     console.print(times_table(asked))
@@ -67,20 +66,10 @@ def main() -> int:
 
 
 @contextmanager
-def sidecar(triton_address: str) -> Iterator[str]:
-    """The sidecar as its user starts it, on a unix socket; ended by SIGTERM, which drains it."""
-    with tempfile.TemporaryDirectory() as folder:
-        address = f"unix:{folder}/sidecar.sock"
-        command = [sys.executable, "-m", "sidecar", "serve", "--config", str(HERE / "sidecar.yaml")]
-        settings = {"SIDECAR_TRITON": triton_address, "SIDECAR_SERVER__LISTEN": f"[{address!r}]"}
-        process = subprocess.Popen(command, env={**os.environ, **settings})  # noqa: S603 - our own server
-        try:
-            with Client(address) as client:
-                client.wait_until_ready(timeout=START_S)
-            yield address
-        finally:
-            process.terminate()
-            process.wait()
+def step(words: str) -> Iterator[None]:
+    """Says what happens now, before it happens."""
+    console.print(f"[dim]>>[/] {words}")
+    yield
 
 
 def read_text(client: Client) -> Asked:

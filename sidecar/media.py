@@ -115,10 +115,13 @@ class DecodeTarget:
     `rate` is hertz, and set only where a recipe wants the decoder's own resampler (FFmpeg's
     swresample, mono); None leaves sounds as they are stored. `max_decoded_bytes` bounds the memory of
     the result: content that goes on past it, whatever its header claimed, is CorruptMedia.
+    `white_transparency` paints the one colour that a GIF or PNG declares transparent white, as
+    `transformers`' convert_to_rgb does (recipes with do_convert_rgb); alpha channels are dropped always.
     """
 
     rate: int | None = None
     max_decoded_bytes: int | None = None
+    white_transparency: bool = False
 
 
 class DataType(enum.Enum):

@@ -152,6 +152,14 @@ def _check_key(path: tuple[str, ...], item: _Given) -> None:
         if part not in names:
             raise _unknown_key(".".join(path[: depth + 1]), part, sorted(names), item)
         here = names[part]
+    if isinstance(item.value, bool) and here is not bool:
+        # YAML reads `no` and `on` as truth values, and Python counts them as numbers.
+        key = ".".join(path)
+        raise SettingsError(
+            f"`{key}` has the value {item.value!r} (from {item.source}): it takes no true or false",
+            key=key,
+            value=item.value,
+        )
 
 
 def _without_none(kind: object) -> object:

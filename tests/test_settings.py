@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from sidecar.catalogue import ModelConfig
 from sidecar.errors import SettingsError
 from sidecar.settings import Settings, load_settings
 from sidecar.stages.deliver.triton import TritonConfig
@@ -85,7 +88,8 @@ def test_what_is_wrong_in_the_file_is_told_with_key_value_and_what_is_allowed(
         ({"SIDECAR_SERVR__X": "1"}, [], ["unknown key `servr`", "environment variable SIDECAR_SERVR__X"]),
         ({"SIDECAR_GATE__MAX_QUEUED": "-1"}, [], ["`gate.max_queued`", "-1", "SIDECAR_GATE__MAX_QUEUED"]),
         ({}, ["gate.max_queued"], ["not of the form key=value"]),
-        ({}, ["gate.max_queued=no"], ["`gate.max_queued`", "'no'", "--set gate.max_queued"]),
+        ({}, ["gate.max_queued=no"], ["`gate.max_queued`", "False", "takes no true or false"]),
+        ({}, ["gate.max_queued=few"], ["`gate.max_queued`", "'few'", "--set gate.max_queued"]),
     ],
 )
 def test_what_is_wrong_elsewhere_is_told_with_its_source(
@@ -100,3 +104,24 @@ def test_what_is_wrong_elsewhere_is_told_with_its_source(
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"nowhere\.yaml cannot be read"):
         load_settings(tmp_path / "nowhere.yaml", {})
+
+
+def documented() -> str:
+    text = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
+    return text.split("```yaml\n")[1].split("```")[0]
+
+
+def test_the_documented_defaults_are_the_defaults(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, documented()), {})
+    example = ModelConfig(recipe=tmp_path / "checkpoints" / "clip")
+    assert settings == replace(Settings(), triton=TritonConfig("127.0.0.1:8001"), models={"clip": example})
+
+
+def test_every_key_is_documented() -> None:
+    tree = yaml.safe_load(documented())
+    assert tree["models"]["clip"].keys() == {field.name for field in fields(ModelConfig)}
+    del tree["models"]
+    assert {*tree, "models"} == {field.name for field in fields(Settings)}
+    defaults = replace(Settings(), triton=TritonConfig("127.0.0.1:8001"))
+    for part, keys in tree.items():
+        assert keys.keys() == {field.name for field in fields(getattr(defaults, part))}, part

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sidecar.cli.bench import bench
 from sidecar.cli.serve import serve
 from sidecar.errors import SetupError
 from sidecar.settings import ENV_PREFIX, load_settings
@@ -37,6 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument(
         "--check", action="store_true", help="check the settings and recipes, bind nothing, and exit"
     )
+    benching = commands.add_parser(
+        "bench", help="run a benchmark", description="Run one benchmark of the checkout."
+    )
+    benching.add_argument("name", help="a module of bench/, such as cpu")
+    benching.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
     return parser
 
 
@@ -45,6 +51,8 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     named = environ.get(f"{ENV_PREFIX}CONFIG")
     try:
+        if options.command == "bench":
+            return bench(options.name, as_json=options.json)
         settings = load_settings(
             options.config or (Path(named) if named else None), environ, options.overrides
         )

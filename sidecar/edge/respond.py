@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.rpc import error_details_pb2, status_pb2
 from multimodal.v1 import media_pb2, preprocessor_pb2
 
@@ -23,6 +24,8 @@ from sidecar.stages.deliver.bindings import Grouping
 from sidecar.stages.deliver.upstream import Answer
 
 DOMAIN = "multimodal.v1"
+
+_Tensors = RepeatedCompositeFieldContainer[media_pb2.Tensor]
 
 # Every leaf of the error tree, and the status that a caller sees. UNAVAILABLE and RESOURCE_EXHAUSTED
 # are kept for what a later try can mend, so that a client's retry policy needs no exceptions.
@@ -106,44 +109,55 @@ def _packed(message: object) -> any_pb2.Any:
     return packed
 
 
+# Messages that carry tensors are filled in place: a message handed to another's constructor is copied
+# whole, which for one 0.6 MB tensor takes 580 µs where filling in takes 10 (protobuf 6.33, upb).
+
+
 def preprocess_response(reply: Reply, request_id: str) -> preprocessor_pb2.PreprocessResponse:
     """All but the call's times, which are stamped when this is done."""
-    return preprocessor_pb2.PreprocessResponse(
-        items=[item_result(item) for item in reply.items],
-        cost=total_cost(reply.items),
-        request_id=request_id,
-    )
+    response = preprocessor_pb2.PreprocessResponse(request_id=request_id, cost=total_cost(reply.items))
+    for item in reply.items:
+        _fill_item(response.items.add(), item, item.tensors)
+    return response
 
 
 def infer_response(reply: Reply, request_id: str) -> preprocessor_pb2.InferResponse:
     """All but the call's times, which are stamped when this is done."""
-    return preprocessor_pb2.InferResponse(
-        items=[item_result(item) for item in reply.items],
-        outputs=[tensor(output) for output in reply.outputs],
-        cost=total_cost(reply.items),
+    response = preprocessor_pb2.InferResponse(
         request_id=request_id,
+        cost=total_cost(reply.items),
         upstream_model=reply.model,
         upstream_version=reply.version,
     )
+    for item in reply.items:
+        _fill_item(response.items.add(), item, item.tensors)
+    for output in reply.outputs:
+        _add_tensor(response.outputs, output)
+    return response
 
 
 def prepared(items: Sequence[Item], request_id: str) -> preprocessor_pb2.InferStreamResponse:
-    results = [item_result(item, with_tensors=False) for item in items]
-    return preprocessor_pb2.InferStreamResponse(
-        prepared=preprocessor_pb2.Prepared(items=results, request_id=request_id)
-    )
+    """The first event of a stream: what became of the items, without their tensors."""
+    response = preprocessor_pb2.InferStreamResponse()
+    response.prepared.request_id = request_id
+    for item in items:
+        _fill_item(response.prepared.items.add(), item, ())
+    return response
 
 
 def stream_outputs(answer: Answer, index: int) -> preprocessor_pb2.InferStreamResponse:
-    outputs = preprocessor_pb2.StreamOutputs(
-        outputs=[tensor(output) for output in answer.outputs], index=index
-    )
-    return preprocessor_pb2.InferStreamResponse(outputs=outputs)
+    """One of the model's responses."""
+    response = preprocessor_pb2.InferStreamResponse()
+    response.outputs.index = index
+    for output in answer.outputs:
+        _add_tensor(response.outputs.outputs, output)
+    return response
 
 
 def finished(
     items: Sequence[Item], times: Timings, first_output_ns: int, responses: int
 ) -> preprocessor_pb2.InferStreamResponse:
+    """The last event of a stream."""
     return preprocessor_pb2.InferStreamResponse(
         finished=preprocessor_pb2.Finished(
             times=stage_times(times),
@@ -154,10 +168,7 @@ def finished(
     )
 
 
-def item_result(item: Item, *, with_tensors: bool = True) -> media_pb2.ItemResult:
-    result = media_pb2.ItemResult(
-        tensors=[tensor(each) for each in item.tensors] if with_tensors else [],
-    )
+def _fill_item(result: media_pb2.ItemResult, item: Item, tensors: Iterable[Tensor]) -> None:
     if item.problem is not None:
         result.problem.CopyFrom(problem(item.problem))
     if item.info is not None:
@@ -165,7 +176,17 @@ def item_result(item: Item, *, with_tensors: bool = True) -> media_pb2.ItemResul
     if item.times is not None:
         result.times.CopyFrom(stage_times(item.times))
     result.cost.CopyFrom(_cost(item))
-    return result
+    for tensor in tensors:
+        _add_tensor(result.tensors, tensor)
+
+
+def _add_tensor(tensors: _Tensors, value: Tensor) -> None:
+    tensors.add(
+        name=value.name,
+        data_type=_DATA_TYPES[value.data_type],
+        shape=value.shape,
+        data=bytes(value.data),
+    )
 
 
 def problem(error: errors.SidecarError) -> media_pb2.Problem:
@@ -228,15 +249,6 @@ def _cost(item: Item) -> media_pb2.Cost:
         actual_cpu_ms=item.cpu_ms,
         decoded_bytes=item.cost.decoded_bytes if item.cost else 0,
         output_bytes=item.output_bytes,
-    )
-
-
-def tensor(value: Tensor) -> media_pb2.Tensor:
-    return media_pb2.Tensor(
-        name=value.name,
-        data_type=_DATA_TYPES[value.data_type],
-        shape=value.shape,
-        data=bytes(value.data),
     )
 
 

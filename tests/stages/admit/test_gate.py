@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidecar.deadline import Deadline
 from sidecar.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from sidecar.media import Cost, Modality
-from sidecar.stages.admit.gate import Gate, GateConfig
+from sidecar.stages.admit.gate import Gate, GateConfig, Places, Ticket
 
 COST = Cost(cpu_ms=10.0, decoded_bytes=100)
 FOREVER = Deadline(None)
@@ -134,7 +134,9 @@ async def test_a_ticket_released_twice_frees_one_slot() -> None:
 def test_whatever_callers_do_nothing_leaks(actions: list[str]) -> None:  # noqa: C901 - a table of actions
     async def play() -> None:  # noqa: C901 - a table of actions
         gate = Gate({Modality.IMAGE: 2}, GateConfig(5))
-        places, waiting, tickets = [], [], []
+        places: list[Places] = []
+        waiting: list[asyncio.Task[Ticket]] = []
+        tickets: list[Ticket] = []
         for action in actions:
             match action:
                 case "enter":

@@ -1,0 +1,5 @@
+"""Benchmarks: each module has `run()`, which gives one JSON object with cases and targets.
+
+A figure is a ratio within one run, by CPU time where that answers the question; a time alone says
+nothing about another machine.
+"""

@@ -1,0 +1,18 @@
+"""What the operator chose for a recipe, beside the model's own files: whose bits, how strictly, which resampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`reference`: "auto", or one that the family can follow ("pil", "torchvision"; "numpy" for sound).
+
+    `exact`: refuse a recipe whose reference the libraries at hand cannot meet to the bit. `resampler`:
+    "soxr_hq" as transformers loads sound, or "swresample" for FFmpeg's, done while decoding.
+    """
+
+    reference: str = "auto"
+    exact: bool = True
+    resampler: str = "soxr_hq"

@@ -1,0 +1,102 @@
+"""One preprocessor's keys and values, read strictly: every complaint names the file, the key and what is allowed.
+
+A key that is absent or null takes the processor's own default, as in transformers. Nothing here knows
+what a key means.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from sidecar.errors import RecipeError
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`source` names the file, and the section in it where there is one; `values` are its keys."""
+
+    source: str
+    values: Mapping[str, object]
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._get(key, default)
+        if isinstance(value, bool):
+            return value
+        raise self.refusal(key, "true or false")
+
+    def integer(self, key: str, default: int, least: int = 1) -> int:
+        value = self._get(key, default)
+        if is_count(value, least):
+            return value
+        raise self.refusal(key, f"a whole number of at least {least}")
+
+    def number(self, key: str, default: float) -> float:
+        value = self._get(key, default)
+        if _is_number(value):
+            return float(value)
+        raise self.refusal(key, "a finite number")
+
+    def positive(self, key: str, default: float) -> float:
+        value = self.number(key, default)
+        if value > 0:
+            return value
+        raise self.refusal(key, "a finite number above 0")
+
+    def triple(self, key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
+        """One number a channel; a single number counts for all three."""
+        value = self._get(key, default)
+        if _is_number(value):
+            return (float(value),) * 3
+        if isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value)):  # noqa: PLR2004 - RGB
+            red, green, blue = value
+            return float(red), float(green), float(blue)
+        raise self.refusal(key, "three finite numbers (red, green, blue), or one for all of them")
+
+    def one_of(self, key: str, default: object, allowed: Collection[object]) -> None:
+        """Refuses every value but these."""
+        value = self._get(key, default)
+        if not any(
+            value is choice or (type(value) is type(choice) and value == choice) for choice in allowed
+        ):
+            raise self.refusal(key, " or ".join(json.dumps(choice) for choice in allowed))
+
+    def raw(self, key: str) -> object:
+        return self.values.get(key)
+
+    def refusal(self, key: str, allowed: str) -> RecipeError:
+        found = json.dumps(self.values.get(key), default=str)
+        return RecipeError(
+            f"{self.source}: `{key}` is {found}, and must be {allowed}",
+            file=self.source,
+            key=key,
+            value=found,
+            allowed=allowed,
+        )
+
+    def ignored(self, known: Collection[str]) -> tuple[str, ...]:
+        """The keys that are not among `known`, sorted: the reference ignores them, and so does the recipe.
+
+        An unknown `do_...` that is true names a step that would be left out, and is a RecipeError.
+        """
+        unknown = sorted(set(self.values) - set(known))
+        for key in unknown:
+            if key.startswith("do_") and self.values[key]:
+                raise self.refusal(key, "false or absent: this step is not known for this processor")
+        return tuple(unknown)
+
+    def _get(self, key: str, default: object) -> object:
+        value = self.values.get(key)
+        return default if value is None else value
+
+
+def is_count(value: object, least: int = 1) -> TypeGuard[int]:
+    """Whether a JSON value is a whole number of at least `least`; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,304 @@
+"""Resize, centre crop, rescale, normalise: the steps that plain image processors share.
+
+transformers runs them from one base class, and its CLIP, SigLIP and ViT processors are nothing but
+defaults for its keys; so here they are one recipe, and a family is a set of defaults (clip.py, vit.py).
+
+Keys: `do_resize`, `size`, `default_to_square`, `resample`; `do_center_crop`, `crop_size`; `do_rescale`,
+`rescale_factor`; `do_normalize`, `image_mean`, `image_std`; `do_pad`, which is refused, since padding
+depends on a batch's other pictures. Pictures are RGB when they come here, whatever `do_convert_rgb` says.
+
+Output: `pixel_values`, float32 [3, height, width]; bare bytes (UINT8) where the model normalises by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sidecar.errors import InternalError, RecipeError
+from sidecar.media import (
+    DataType,
+    DecodeTarget,
+    Frames,
+    ImageInfo,
+    MediaInfo,
+    Modality,
+    Pixels,
+    Shaped,
+    TensorSpec,
+)
+from sidecar.recipes.choice import Choice
+from sidecar.recipes.config import Config, is_count
+from sidecar.stages.transform.geometry import (
+    Crop,
+    Fixed,
+    Reference,
+    Rule,
+    ShortestEdge,
+    Size,
+    Within,
+    center_crop,
+    resized,
+)
+from sidecar.stages.transform.normalize import Normalization, Triple, value_table
+from sidecar.stages.transform.resize import FILTERS, check_resized_size, cropped, references_met, resize
+
+OUTPUT: Final = "pixel_values"
+_TYPES: Final = frozenset({DataType.FP32, DataType.FP16, DataType.BF16, DataType.UINT8})
+
+BILINEAR: Final = 2
+BICUBIC: Final = 3
+
+# What transformers' loaders read, write or take at call time, and what cannot matter here: one picture at
+# a time, in RGB, into one layout.
+_HARMLESS: Final = frozenset({
+    "_name_or_path", "_processor_class", "_valid_processor_keys", "auto_map", "data_format", "device",
+    "disable_grouping", "do_convert_rgb", "feature_extractor_type", "image_processor_type",
+    "image_seq_length", "input_data_format", "model_input_names", "pad_size", "processor_class",
+    "return_tensors", "transformers_version",
+})  # fmt: skip
+_DRIVING: Final = frozenset({
+    "crop_size", "default_to_square", "do_center_crop", "do_normalize", "do_pad", "do_rescale", "do_resize",
+    "image_mean", "image_std", "resample", "rescale_factor", "size", "use_square_size",
+})  # fmt: skip
+
+# Which backend a class name asks for. A plain name asks for none.
+_SUFFIXES: Final[dict[str, Reference]] = {"Fast": "torchvision", "Pil": "pil"}
+_REMEDIES: Final[dict[Reference, str]] = {
+    "pil": "install the Pillow wheel (pip install pillow==13.0.0, in place of pillow-simd)",
+    "torchvision": 'install pillow-simd in place of pillow (CC="cc -mavx2" pip install --no-binary :all: '
+    "pillow-simd==12.1.1.post0)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a processor does where its files say nothing: the attributes of its class in transformers."""
+
+    resample: int
+    mean: Triple
+    std: Triple
+    size: Rule
+    square: bool
+    crop: Size | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PixelRecipe:
+    """A plain image processor's steps and numbers; see Recipe. None stands for a step that is not taken.
+
+    `ignored` lists keys of the model's file that the processor itself ignores.
+    """
+
+    processor: str
+    reference: Reference
+    exact: bool
+    rule: Rule | None
+    resample: int
+    crop: Size | None
+    normalization: Normalization
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def modality(self) -> Modality:
+        return Modality.IMAGE
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        how, steps = self.normalization, []
+        if self.rule is not None:
+            steps.append(f"resize ({FILTERS[self.resample]}, antialiased) {self.rule}")
+        if self.crop is not None:
+            steps.append(
+                f"centre crop to {self.crop[0]}x{self.crop[1]} (height x width), zeros around smaller pictures"
+            )
+        if how.scale is not None:
+            steps.append(f"rescale: times {how.scale!r}")
+        if how.mean is not None:
+            steps.append(f"normalise: minus {list(how.mean)}, over {list(how.std or ())}")
+        faith = "to the bit" if self.exact else "not to the bit: the resize engine at hand differs"
+        steps.append(f"as transformers' {self.reference} backend does, {faith}")
+        return tuple(steps)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        data_type = DataType.FP32 if self.normalization.changes_bytes else DataType.UINT8
+        match self.crop, self.rule:
+            case (height, width), _:
+                shape = (3, height, width)
+            case None, Fixed(height, width):
+                shape = (3, height, width)
+            case _:
+                shape = (3, -1, -1)
+        return (TensorSpec(OUTPUT, data_type, shape),)
+
+    @property
+    def decode_target(self) -> DecodeTarget:
+        return DecodeTarget()
+
+    def accepts(self, output: str, data_type: DataType) -> bool:
+        return output == OUTPUT and data_type in _TYPES
+
+    def output_bytes(self, info: MediaInfo) -> int:
+        """Memory of the float32 output. Raises MediaTooLarge where the resized picture would pass its limit."""
+        if not isinstance(info, ImageInfo):
+            raise InternalError(f"{self.processor} was asked about a sound")
+        width, height = info.upright_size
+        target, crop = self._geometry((height, width))
+        check_resized_size(target)
+        height, width = target if crop is None else crop.size
+        return 3 * height * width * DataType.FP32.itemsize
+
+    def transform(self, frames: Frames) -> tuple[Shaped, ...]:
+        """Raises MediaTooLarge where the resized picture would pass its limit."""
+        if not isinstance(frames, Pixels):
+            raise InternalError(f"{self.processor} was handed a sound")
+        pixels = frames.array
+        height, width, _ = pixels.shape
+        target, crop = self._geometry((height, width))
+        if self.rule is not None:
+            pixels = resize(pixels, target, self.resample, crop)
+        elif crop is not None:
+            pixels = cropped(pixels, crop)
+        return (Shaped(OUTPUT, pixels, value_table(self.normalization, self.reference)),)
+
+    def _geometry(self, size: Size) -> tuple[Size, Crop | None]:
+        """The size after the resize, and the crop where it takes anything but the whole of that."""
+        target = size if self.rule is None else resized(size, self.rule)
+        if self.crop is None or self.crop == target:
+            return target, None
+        return target, center_crop(target, self.crop, self.reference)
+
+
+def pixel_recipe(config: Config, processor: str, defaults: Defaults, choice: Choice) -> PixelRecipe:
+    """The recipe that a processor's keys describe. Raises RecipeError; see Config and `_followed`."""
+    config.one_of("do_pad", False, (False,))
+    config.one_of("use_square_size", False, (False,))
+    rule = _rule(config, defaults) if config.flag("do_resize", True) else None
+    resample = _resample(config, defaults)
+    reference, exact = _followed(config, processor, None if rule is None else resample, choice)
+    return PixelRecipe(
+        processor,
+        reference,
+        exact,
+        rule,
+        resample,
+        _crop(config, defaults),
+        _normalization(config, defaults),
+        config.ignored(_HARMLESS | _DRIVING),
+    )
+
+
+def _rule(config: Config, defaults: Defaults) -> Rule:
+    """`size`: a number (both sides, or the shortest edge), [height, width], or a mapping."""
+    value = config.raw("size")
+    match value:
+        case None:
+            return defaults.size
+        case int() if is_count(value):
+            square = config.flag("default_to_square", defaults.square)
+            return Fixed(value, value) if square else ShortestEdge(value)
+        case [height, width] if is_count(height) and is_count(width):
+            return Fixed(height, width)
+        case dict() if all(is_count(length) for length in value.values()):
+            shape = _SIZES.get(frozenset(value))
+            if shape is not None:
+                return shape(value)
+    raise config.refusal(
+        "size",
+        "a whole number, [height, width], or a mapping with the keys "
+        + " or ".join("{" + ", ".join(sorted(keys)) + "}" for keys in _SIZES)
+        + ", each of at least 1",
+    )
+
+
+_SIZES: Final[Mapping[frozenset[str], Callable[[Mapping[str, int]], Rule]]] = {
+    frozenset({"height", "width"}): lambda size: Fixed(size["height"], size["width"]),
+    frozenset({"shortest_edge"}): lambda size: ShortestEdge(size["shortest_edge"]),
+    frozenset({"shortest_edge", "longest_edge"}): lambda size: ShortestEdge(
+        size["shortest_edge"], size["longest_edge"]
+    ),
+    frozenset({"max_height", "max_width"}): lambda size: Within(size["max_height"], size["max_width"]),
+}
+
+
+def _resample(config: Config, defaults: Defaults) -> int:
+    value = config.integer("resample", defaults.resample, least=0)
+    if value not in FILTERS:
+        raise config.refusal("resample", ", ".join(f"{key} ({name})" for key, name in FILTERS.items()))
+    return value
+
+
+def _crop(config: Config, defaults: Defaults) -> Size | None:
+    """`crop_size`: a number for both sides, [height, width], or {height, width}."""
+    if not config.flag("do_center_crop", defaults.crop is not None):
+        return None
+    value = config.raw("crop_size")
+    match value:
+        case None if defaults.crop is not None:
+            return defaults.crop
+        case int() if is_count(value):
+            return value, value
+        case [height, width] | {"height": height, "width": width} if is_count(height) and is_count(width):
+            return height, width
+    raise config.refusal(
+        "crop_size", "a whole number, [height, width] or {height, width}, each of at least 1"
+    )
+
+
+def _normalization(config: Config, defaults: Defaults) -> Normalization:
+    scale = config.positive("rescale_factor", 1 / 255) if config.flag("do_rescale", True) else None
+    if not config.flag("do_normalize", True):
+        return Normalization(scale)
+    std = config.triple("image_std", defaults.std)
+    if 0.0 in std:
+        raise config.refusal("image_std", "other than 0 in every channel: values are divided by it")
+    return Normalization(scale, config.triple("image_mean", defaults.mean), std)
+
+
+def _followed(config: Config, processor: str, resample: int | None, choice: Choice) -> tuple[Reference, bool]:
+    """Whose bits the recipe follows, and whether the resize engine at hand gives them.
+
+    Raises RecipeError where `choice` names no reference of pixels, or wants `exact` and cannot have it.
+    """
+    met: frozenset[Reference] = frozenset(_REMEDIES) if resample is None else references_met(resample)
+    reference = _reference(config, processor, choice)
+    if reference in met or not choice.exact:
+        return reference, reference in met
+    gives = f"those of the {next(iter(met))} backend" if met else "those of neither backend"
+    if resample is not None and resample not in _FILTERS_OF_TORCHVISION and reference == "torchvision":
+        remedy = f"no PIL has torchvision's bits for the filter {FILTERS[resample]}:"
+    else:
+        remedy = f"{_REMEDIES[reference]}, or"
+    raise RecipeError(
+        f"{config.source}: {processor} is to have the pixels of transformers' {reference} backend exactly, and the"
+        f" PIL at hand gives {gives}: {remedy} set `reference` to the other one, or `exact: false`",
+        file=config.source,
+        key="reference",
+        value=reference,
+        allowed=", ".join(sorted(met)) or "none",
+    )
+
+
+def _reference(config: Config, processor: str, choice: Choice) -> Reference:
+    for known in _REMEDIES:
+        if choice.reference == known:
+            return known
+    if choice.reference != "auto":
+        raise RecipeError(
+            f"{config.source}: `reference` is {choice.reference!r}, and for {processor} must be"
+            f" {', '.join(_REMEDIES)} or auto",
+            key="reference",
+            value=choice.reference,
+            allowed=", ".join((*_REMEDIES, "auto")),
+        )
+    for suffix, reference in _SUFFIXES.items():
+        if processor.endswith(suffix):
+            return reference
+    # A plain name means either backend in transformers, whichever is installed. Bicubic stands for the
+    # engine at hand, so that a model that does not resize gets the same formula as its neighbours.
+    return next(iter(references_met(BICUBIC)), "pil")
+
+
+_FILTERS_OF_TORCHVISION: Final = frozenset({1, BILINEAR, BICUBIC})

@@ -1,0 +1,201 @@
+"""Encoded sound to float32 samples, by FFmpeg, with the loop over its frames kept in C.
+
+The chain is FFmpeg's own filter graph: `amovie` reads the bytes from a memory file and decodes,
+`aresample` (where a rate is asked for) resamples and mixes down, `asetnsamples` hands over ten
+seconds at a time. Python is entered once a block, so the GIL is free: two threads decode twice as
+much as one, where a Python loop over frames gains nothing.
+
+What the samples are:
+- Whole numbers are scaled as soundfile and librosa do: int16 / 2**15, int24 and int32 / 2**31 of
+  their left-aligned value, (uint8 - 128) / 128; floats are taken as they are.
+- At a target rate, the mix to one channel and the resampling are swresample's with its defaults, as
+  the `ffmpeg -ac 1 -ar RATE` of Whisper's reference runs them, but in float32 throughout: no
+  rounding to 16 bits. `rematrix_maxval=1` keeps the mix at (L + R) / 2; FFmpeg's default for floats
+  is 0.707 (L + R).
+- Encoder delay is taken off where the file says how much: the LAME header of an MP3, the edit list
+  of an MP4, the pre-skip and end trim of Opus, the granule positions of Vorbis. ADTS cannot say, and
+  an MP3 without a LAME header does not, so their first 1,024 to 2,112 samples of priming stay, as in
+  every other player.
+- The first sound stream is the one.
+
+What damage does: a decoder that meets a broken packet goes on with the next, as every player does.
+One lost packet per ten seconds begun is let pass (a cut last frame, a tag between joined MP3s); more
+is CorruptMedia, because a model would answer from half a sentence and nobody would know. A file whose
+header states its length and which holds less is CorruptMedia, cut short. Streams that end early
+without ever stating a length (ADTS, Ogg) cannot be told from short ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import av.error
+import numpy as np
+import numpy.typing as npt
+from av.audio.frame import AudioFrame
+from av.filter import Graph
+from av.filter.context import FilterContext
+
+from sidecar.errors import CorruptMedia
+from sidecar.media import AudioInfo, DecodeTarget, Samples, Source
+from sidecar.stages import ffmpeg
+
+# Seconds a block: long enough that Python is not noticed, short enough that a limit is met early.
+_BLOCK_S = 10
+# One lost packet is let pass for each of these seconds begun: a quarter of a percent of AAC at 48 kHz.
+_SECONDS_PER_LOST_PACKET = 10
+# No file of the hours that anyone admits may lose more than this; ends a walk through garbage.
+_MOST_LOST_PACKETS = 1000
+# Headers and decoders count priming and padding differently: up to 2,112 samples of AAC (48 ms at
+# 44.1 kHz) at either end.
+_LENGTH_TOLERANCE_S = 0.1
+_BYTES_PER_SAMPLE = 4
+# Where an MP3's Xing header or a WebM's list of streams is looked for, bytes after any tag.
+_HEAD = 4096
+# Claims of a WAV from here on stand for "not known": writers to pipes use 2 GiB less a header, or more.
+_STREAMED_WAV = 0x7FFF0000
+_WAV_CHUNKS = 64
+
+
+def decode_audio(source: Source, info: AudioInfo, target: DecodeTarget) -> Samples:
+    """Decodes the first sound stream. Errors as `sidecar.stages.decode.decode` says."""
+    with ffmpeg.blaming(source.label, info.format), ffmpeg.memory_file(source.data) as descriptor:
+        # The graph must outlive its sink, which does not hold it.
+        graph, sink = _graph(descriptor, info, target)
+        samples = _collect(sink, source, info, target)
+        del graph
+        return samples
+
+
+def _graph(descriptor: int, info: AudioInfo, target: DecodeTarget) -> tuple[Graph, FilterContext]:
+    """The configured chain from the bytes behind `descriptor` to float32 blocks."""
+    graph = Graph()
+    graph.threads = 1
+    options = {**ffmpeg.OPEN_OPTIONS, "protocol_whitelist": "fd", "fd": str(descriptor)}
+    rate = target.rate or info.sample_rate
+    chain = [
+        graph.add(
+            "amovie",
+            filename="fd:",
+            format_name=ffmpeg.DEMUXERS[info.format],
+            format_opts=":".join(f"{key}={value}" for key, value in options.items()),
+            streams="a:0",
+            dec_threads="1",
+        )
+    ]
+    if target.rate is not None:
+        chain.append(graph.add("aresample", f"{target.rate}:rematrix_maxval=1"))
+        chain.append(graph.add("aformat", "sample_fmts=fltp:channel_layouts=mono"))
+    else:
+        chain.append(graph.add("aformat", "sample_fmts=fltp"))
+    chain.append(graph.add("asetnsamples", f"n={_BLOCK_S * rate}:p=0"))
+    chain.append(graph.add("abuffersink"))
+    graph.link_nodes(*chain).configure()
+    return graph, chain[-1]
+
+
+def _collect(sink: FilterContext, source: Source, info: AudioInfo, target: DecodeTarget) -> Samples:
+    channels = info.channels if target.rate is None else 1
+    rate = target.rate or info.sample_rate
+    blocks: list[npt.NDArray[np.float32]] = []
+    lost: list[av.error.InvalidDataError] = []
+    samples = 0
+    for frame in _frames(sink, lost):
+        if (frame.sample_rate, len(frame.layout.channels)) != (rate, channels):
+            raise CorruptMedia(
+                f"{source.label} says {info.channels} channels at {info.sample_rate} Hz in its header and "
+                f"{len(frame.layout.channels)} at {frame.sample_rate} Hz further on: encode it again"
+            )
+        samples += frame.samples
+        _require_room(source, target, _BYTES_PER_SAMPLE * samples * channels)
+        blocks.append(frame.to_ndarray().astype(np.float32, copy=False))
+    _require_whole(source, info, samples / rate, lost)
+    array = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+    if info.codec.startswith("pcm_f") and not np.isfinite(array).all():
+        raise CorruptMedia(f"{source.label} holds samples that are no numbers: export the sound again")
+    return Samples(array, rate)
+
+
+def _frames(sink: FilterContext, lost: list[av.error.InvalidDataError]) -> Iterator[AudioFrame]:
+    """Every block until the stream ends; undecodable packets on the way are added to `lost`."""
+    while len(lost) <= _MOST_LOST_PACKETS:
+        try:
+            frame = sink.pull()
+        except av.error.EOFError:
+            return
+        except av.error.InvalidDataError as error:
+            lost.append(error)
+        else:
+            if isinstance(frame, AudioFrame):
+                yield frame
+
+
+def _require_room(source: Source, target: DecodeTarget, needed: int) -> None:
+    if target.max_decoded_bytes is not None and needed > target.max_decoded_bytes:
+        raise CorruptMedia(
+            f"{source.label} goes on past the {target.max_decoded_bytes} bytes of decoded sound that its "
+            "header and the limits allow: send a shorter recording",
+            allowed=target.max_decoded_bytes,
+            found=needed,
+        )
+
+
+def _require_whole(
+    source: Source, info: AudioInfo, seconds: float, lost: list[av.error.InvalidDataError]
+) -> None:
+    """The rules on damage and on what is cut short, as the head of this file states them."""
+    cause = lost[-1] if lost else None
+    if not seconds:
+        raise CorruptMedia(
+            f"{source.label} is {info.format} without any sound that can be decoded: "
+            "check that the whole file was sent"
+        ) from cause
+    stated = _stated_seconds(source, info)
+    whole = stated is not None and seconds >= stated - _LENGTH_TOLERANCE_S
+    if len(lost) > 1 + seconds / _SECONDS_PER_LOST_PACKET and not whole:
+        raise CorruptMedia(
+            f"{source.label} is damaged {info.format}: {len(lost)} of its packets cannot be decoded, "
+            f"{seconds:.1f} s remain: send an undamaged copy"
+        ) from cause
+    if stated is not None and seconds < stated - _LENGTH_TOLERANCE_S * (1 + len(lost)):
+        raise CorruptMedia(
+            f"{source.label} is cut short: its header states {stated:.2f} s and it holds {seconds:.2f} s: "
+            "check that the whole file was sent"
+        ) from cause
+
+
+def _stated_seconds(source: Source, info: AudioInfo) -> float | None:
+    """The length in seconds that the header states for this stream; None where it states none.
+
+    `duration_s` may be an estimate of FFmpeg's instead. An MP3 states its length in a Xing, Info or
+    VBRI header inside its first frame. WebM states one length for all streams, so with pictures
+    beside the sound it says nothing about the sound. ADTS and Ogg state none.
+    """
+    head = source.data[: ffmpeg.tag_bytes(source.data) + _HEAD]
+    match info.format:
+        case "wav":
+            return _stated_by_wav(source.data, info)
+        case "flac" | "mp4":
+            return info.duration_s
+        case "mp3" if any(name in head for name in (b"Xing", b"Info", b"VBRI")):
+            return info.duration_s
+        case "webm" if b"V_" not in head:
+            return info.duration_s
+        case _:
+            return None
+
+
+def _stated_by_wav(data: bytes, info: AudioInfo) -> float | None:
+    """FFmpeg cuts a WAV's length to what the file holds, so the claim is read here, from the chunks.
+
+    Streamed files claim nothing, or about 2 GiB or 4 GiB; RF64 claims 4 GiB and means another chunk.
+    """
+    at = 12
+    for _ in range(_WAV_CHUNKS):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if data[at : at + 4] == b"data":
+            held = len(data) - at - 8
+            known = info.duration_s is not None and 0 < size < _STREAMED_WAV and held > 0
+            return info.duration_s * max(1.0, size / held) if known and info.duration_s else None
+        at += 8 + size + (size & 1)
+    return None

@@ -1,0 +1,229 @@
+"""The KServe v2 messages, to and from the nouns of this package. Pure.
+
+Requests are laid by hand after their header: protobuf serialises names and shapes, and the tensors
+follow as the last field, straight from the buffers that hold them. That is one copy of the payload
+where the generated classes make three (into the message, out of it, and out of a memoryview), and it
+is valid protobuf: `raw_input_contents` has the highest field number, so the bytes are the same.
+
+An answer's tensors may be raw or typed; either way nothing leaves here whose bytes contradict its
+type and shape, because everything after this point trusts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NoReturn
+
+import numpy as np
+from tritonclient.grpc import model_config_pb2, service_pb2
+
+from sidecar.errors import UpstreamFailed
+from sidecar.media import DataType, Tensor, TensorSpec
+from sidecar.stages.deliver.elements import encode, fault
+from sidecar.stages.deliver.faults import quote
+from sidecar.stages.deliver.upstream import Answer, Call, ParameterValue, Signature
+
+SERVICE = "/inference.GRPCInferenceService/"
+WANT_FINAL = "triton_enable_empty_final_response"
+IS_FINAL = "triton_final_response"
+
+# Field 7, `raw_input_contents`, of wire type 2 (a length and that many bytes).
+_RAW_TAG = bytes([7 << 3 | 2])
+
+# Which field of InferTensorContents holds a type's elements, and what its elements are; FP16 and BF16
+# have none and must be raw. The field of BYTES needs no type of numpy's.
+_TYPED: Mapping[DataType, tuple[str, str]] = MappingProxyType(
+    {
+        DataType.BOOL: ("bool_contents", "?"),
+        DataType.INT8: ("int_contents", "i4"),
+        DataType.INT16: ("int_contents", "i4"),
+        DataType.INT32: ("int_contents", "i4"),
+        DataType.INT64: ("int64_contents", "i8"),
+        DataType.UINT8: ("uint_contents", "u4"),
+        DataType.UINT16: ("uint_contents", "u4"),
+        DataType.UINT32: ("uint_contents", "u4"),
+        DataType.UINT64: ("uint64_contents", "u8"),
+        DataType.FP32: ("fp32_contents", "f4"),
+        DataType.FP64: ("fp64_contents", "f8"),
+        DataType.BYTES: ("bytes_contents", ""),
+    }
+)
+# The configuration's words differ from the protocol's in a prefix and in this one.
+_ALIASES: Mapping[str, str] = MappingProxyType({"STRING": "BYTES"})
+# In this order: a bool is an int.
+_PARAMETER_FIELDS: tuple[tuple[type, str], ...] = (
+    (bool, "bool_param"),
+    (int, "int64_param"),
+    (float, "double_param"),
+    (str, "string_param"),
+)
+
+
+def lay_request(call: Call, *, want_final: bool = False) -> bytes:
+    """A call as a serialised ModelInferRequest.
+
+    `want_final` asks for an empty last response, without which a decoupled model's end is not told.
+    """
+    header = service_pb2.ModelInferRequest(
+        model_name=call.model,
+        model_version=call.version,
+        id=call.request_id,
+        inputs=[
+            service_pb2.ModelInferRequest.InferInputTensor(
+                name=tensor.name, datatype=tensor.data_type.value, shape=tensor.shape
+            )
+            for tensor in call.inputs
+        ],
+        outputs=[
+            service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in call.outputs
+        ],
+        parameters={name: _parameter(value) for name, value in call.parameters.items()},
+    )
+    if want_final:
+        header.parameters[WANT_FINAL].bool_param = True
+    parts: list[bytes | memoryview] = [header.SerializeToString()]
+    for tensor in call.inputs:
+        parts += (_RAW_TAG, varint(tensor.nbytes), tensor.data)
+    return b"".join(parts)
+
+
+def varint(number: int) -> bytes:
+    """A number from 0 as protobuf writes it: seven bits a byte, the lowest first."""
+    parts = bytearray()
+    while number > 0x7F:  # noqa: PLR2004  # the seven bits
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+def read_signature(
+    metadata: service_pb2.ModelMetadataResponse, config: model_config_pb2.ModelConfig | None, version: str
+) -> Signature:
+    """A model's ModelMetadata and ModelConfig as a signature.
+
+    Names, types and shapes are the metadata's, which every KServe server has. The configuration is
+    Triton's own and tells of batching, optional inputs and decoupled-ness; None, from a server that
+    has none, stands for neither of them. `version` is the one asked for; empty takes the highest.
+    Raises UpstreamFailed for what cannot be understood.
+    """
+    max_batch_size = config.max_batch_size if config is not None else 0
+    optional = {entry.name for entry in config.input if entry.optional} if config is not None else set()
+
+    def specs(entries: Iterable[service_pb2.ModelMetadataResponse.TensorMetadata]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(
+                entry.name,
+                _data_type(entry.datatype, entry.name, metadata.name),
+                tuple(entry.shape)[1 if max_batch_size > 0 else 0 :],
+                optional=entry.name in optional,
+            )
+            for entry in entries
+        )
+
+    return Signature(
+        model=metadata.name,
+        version=version or _highest(metadata.versions),
+        inputs=specs(metadata.inputs),
+        outputs=specs(metadata.outputs),
+        max_batch_size=max_batch_size,
+        decoupled=config is not None and config.model_transaction_policy.decoupled,
+    )
+
+
+def is_final(response: service_pb2.ModelInferResponse) -> bool:
+    """Whether a streamed response says that it is its request's last."""
+    return IS_FINAL in response.parameters and bool(response.parameters[IS_FINAL].bool_param)
+
+
+def read_answer(response: service_pb2.ModelInferResponse, call: Call) -> Answer:
+    """A response's outputs, raw or typed, checked; in the order asked for, or else the server's.
+
+    Raises UpstreamFailed for outputs that are given twice, of a type not known here, or whose bytes are
+    not what their type and shape take. Whether all are there is for `check_complete` to say.
+    """
+    outputs: dict[str, Tensor] = {}
+    for tensor in _tensors(response, call.model):
+        if tensor.name in outputs:
+            _fail(call.model, f"gave output {tensor.name!r} twice")
+        outputs[tensor.name] = tensor
+    wanted = call.outputs or tuple(outputs)
+    return Answer(
+        tuple(outputs[name] for name in wanted if name in outputs),
+        response.model_name or call.model,
+        response.model_version,
+    )
+
+
+def check_complete(answer: Answer, call: Call) -> Answer:
+    """The answer, if every output asked for is in it, and at least one. Raises UpstreamFailed."""
+    found = {tensor.name for tensor in answer.outputs}
+    if missing := [name for name in call.outputs if name not in found]:
+        _fail(call.model, f"answered without {', '.join(map(repr, missing))}, which was asked for")
+    if not found:
+        _fail(call.model, "answered without any output")
+    return answer
+
+
+def _tensors(response: service_pb2.ModelInferResponse, model: str) -> Iterable[Tensor]:
+    raw = response.raw_output_contents
+    if raw and len(raw) != len(response.outputs):
+        _fail(model, f"gave {len(response.outputs)} outputs but the contents of {len(raw)}")
+    for place, output in enumerate(response.outputs):
+        data_type = _data_type(output.datatype, output.name, model)
+        data = raw[place] if raw else _typed(output, data_type, model)
+        tensor = Tensor(output.name, data_type, tuple(output.shape), data)
+        if problem := fault(tensor):
+            _fail(model, f"gave output {output.name!r}, which {problem}{_hint(tensor)}")
+        yield tensor
+
+
+def _hint(tensor: Tensor) -> str:
+    """The known reason for an output of the right shape and no bytes: a trap that costs people days."""
+    if tensor.nbytes:
+        return ""
+    return (
+        ". An output with a shape and no bytes is what Triton's Python backend gives where the model's "
+        "interpreter has numpy 2 and the server was built for numpy 1: install 'numpy<2' there"
+    )
+
+
+def _typed(
+    output: service_pb2.ModelInferResponse.InferOutputTensor, data_type: DataType, model: str
+) -> bytes:
+    """Typed contents in wire form. Raises UpstreamFailed for a type without, or an element out of range."""
+    if data_type not in _TYPED:
+        _fail(model, f"gave output {output.name!r} as {data_type.value} without raw contents")
+    field, wide_type = _TYPED[data_type]
+    values = getattr(output.contents, field)
+    if data_type is DataType.BYTES:
+        return encode(values)
+    wide = np.array(values, dtype=wide_type)
+    narrow = wide.astype(data_type.storage)
+    if not np.array_equal(wide, narrow, equal_nan=True):
+        _fail(model, f"gave output {output.name!r} with elements that {data_type.value} cannot hold")
+    return narrow.tobytes()
+
+
+def _data_type(word: str, tensor: str, model: str) -> DataType:
+    name = word.removeprefix("TYPE_")
+    try:
+        return DataType(_ALIASES.get(name, name))
+    except ValueError:
+        known = ", ".join(kind.value for kind in DataType)
+        _fail(model, f"has tensor {tensor!r} of type {quote(word)}, which is not known here ({known})")
+
+
+def _highest(versions: Iterable[str]) -> str:
+    """The version that Triton takes by itself: the highest number."""
+    return max(versions, key=lambda version: (version.isdecimal(), version.zfill(20)), default="")
+
+
+def _parameter(value: ParameterValue) -> service_pb2.InferParameter:
+    field = next(field for kind, field in _PARAMETER_FIELDS if isinstance(value, kind))
+    return service_pb2.InferParameter(**{field: value})
+
+
+def _fail(model: str, problem: str) -> NoReturn:
+    raise UpstreamFailed(f"model {model!r} {problem}; correct the model or its server", model=model)

@@ -1,0 +1,215 @@
+"""Bounded walks over the skeletons of image formats, before any library meets the bytes.
+
+Two things that libraries do not do in bounded time: count frames without reading them, and give up
+on a header made of a million empty parts (Pillow reads headers in Python, part by part, so 64 MB of
+them would hold a core for half a minute). Each walk takes at most `STEPS` steps, allocates nothing
+by what the header claims, and reads past the end as zeros rather than fail: what is cut short is for
+the decoder to say. Layouts are those of the formats' own specifications.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+from sidecar.errors import CorruptMedia
+
+STEPS = 4096
+"""Most parts that a walk visits: out of the air, twenty times what cameras and editors write."""
+
+_COMPRESSED_TEXTS = 32  # of a PNG; each may cost a millisecond to unpack
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """`frames` as far as they were counted, None to ask the library; `head` to open in place of the file."""
+
+    frames: int | None = None
+    head: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WebP:
+    """The facts of a WebP file: its canvas in pixels, Pillow's mode, frames, and metadata blocks."""
+
+    width: int
+    height: int
+    mode: str
+    frames: int
+    exif: bytes | None
+    xmp: bytes | None
+
+
+def _too_many(label: str, parts: str) -> CorruptMedia:
+    return CorruptMedia(
+        f"{label} has more than {STEPS} {parts} before its picture, as no camera or editor writes: "
+        "save it again without its metadata"
+    )
+
+
+def walk_jpeg(data: bytes, label: str) -> Skeleton:
+    """Counts the segments before the scan; the frame count (MPO) is in one of them, for the library."""
+    at = 2
+    for _ in range(STEPS):
+        # Segments begin with FF; libraries skip what lies between, byte by byte.
+        at = data.find(b"\xff", at, at + 65536)
+        if at < 0 or at + 4 > len(data) or data[at + 1] == 0xDA:  # noqa: PLR2004 - start of scan
+            return Skeleton()
+        if data[at + 1] in _BARE_MARKERS:
+            at += 2 if data[at + 1] != 0xFF else 1  # noqa: PLR2004 - a fill byte
+        else:
+            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+    raise _too_many(label, "segments")
+
+
+# JPEG markers without a length: stuffing, TEM, restarts, start and end of image, fill.
+_BARE_MARKERS = frozenset((0x00, 0x01, *range(0xD0, 0xDA), 0xFF))
+
+
+def walk_png(data: bytes, label: str) -> Skeleton:
+    """Counts the chunks before the pixels, and brings metadata that stands after them to the front.
+
+    EXIF may follow the pixels, and decoders apply its orientation all the same, so probe must see it.
+    """
+    at, pixels, late, texts = 8, -1, b"", 0
+    for _ in range(STEPS):
+        length, kind = _chunk(data, at)
+        end = at + 12 + length
+        if not kind or kind == b"IEND":
+            break
+        texts += kind in {b"zTXt", b"iTXt"}
+        if kind == b"IDAT" and pixels < 0:
+            pixels = at
+        elif pixels >= 0 and kind in _PNG_METADATA:
+            late += data[at:end]
+        at = end
+    else:
+        if pixels < 0:
+            raise _too_many(label, "chunks")
+    if texts > _COMPRESSED_TEXTS:
+        raise CorruptMedia(
+            f"{label} has {texts} compressed texts and at most {_COMPRESSED_TEXTS} are read: "
+            "save it again without its metadata"
+        )
+    return Skeleton(head=data[:pixels] + late + data[pixels : pixels + 64] if late else None)
+
+
+_PNG_METADATA = frozenset((b"eXIf", b"iTXt", b"zTXt", b"tEXt"))
+
+
+def _chunk(data: bytes, at: int) -> tuple[int, bytes]:
+    return int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+
+
+def walk_gif(data: bytes, label: str) -> Skeleton:
+    """Counts the frames, block by block; of a file that goes on past STEPS blocks, those seen so far."""
+    at, frames = 13 + _palette(data, 10), 0
+    for _ in range(STEPS):
+        kind = data[at : at + 1]
+        if kind == b",":
+            frames += 1
+            at += 11 + _palette(data, at + 9)
+        elif kind == b"!":
+            at += 2
+        elif kind in {b"", b";"}:
+            break
+        else:
+            at += 1
+            continue
+        at, ended = _skip_blocks(data, at)
+        if not ended:
+            if not frames:
+                raise _too_many(label, "blocks of comment")
+            break
+    else:
+        if not frames:
+            raise _too_many(label, "extensions")
+    return Skeleton(frames=max(1, frames))
+
+
+def _skip_blocks(data: bytes, at: int) -> tuple[int, bool]:
+    """Past a chain of GIF's data blocks: where it ends, and whether it ended within STEPS."""
+    size = len(data)
+    for _ in range(STEPS):
+        if at >= size:
+            return at, True
+        length = data[at]
+        at += 1 + length
+        if not length:
+            return at, True
+    return at, False
+
+
+def _palette(data: bytes, at: int) -> int:
+    """Bytes of the GIF palette that the flags at `at` announce."""
+    flags = data[at] if at < len(data) else 0
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def walk_tiff(data: bytes, label: str) -> Skeleton:
+    """Counts the pages along their chain, at most STEPS, and refuses a first page of too many tags."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    big = data[2:4] in {b"+\0", b"\0+"}
+    # Widths in bytes: an offset, a count of tags, a tag.
+    wide, count, tag = (8, 8, 20) if big else (4, 2, 12)
+    at = int.from_bytes(data[8:16] if big else data[4:8], order)
+    pages, seen = 0, set[int]()
+    while at and at not in seen and at + count <= len(data) and pages < STEPS:
+        seen.add(at)
+        tags = int.from_bytes(data[at : at + count], order)
+        if not pages and tags > STEPS:
+            raise _too_many(label, "tags")
+        pages += 1
+        after = at + count + tags * tag
+        at = int.from_bytes(data[after : after + wide], order)
+    return Skeleton(frames=max(1, pages))
+
+
+def walk_bare(_data: bytes, _label: str) -> Skeleton:
+    """For formats whose header has a fixed size, or whose library reads it in C and in bounds."""
+    return Skeleton()
+
+
+def read_webp(data: bytes, label: str) -> WebP:
+    """The facts of a WebP file. Pillow is not asked: it makes room for the whole canvas on opening."""
+    kind = data[12:16]
+    frames, exif, xmp = 0, None, None
+    at = 12
+    for _ in range(STEPS):
+        chunk, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        if len(chunk) < 4:  # noqa: PLR2004 - the end
+            break
+        frames += chunk == b"ANMF"
+        if chunk == b"EXIF" and exif is None:
+            exif = data[at + 8 : at + 8 + length]
+        elif chunk == b"XMP " and xmp is None:
+            xmp = data[at + 8 : at + 8 + length]
+        at += 8 + length + (length & 1)
+    size = _WEBP_SIZES[kind](data) if kind in _WEBP_SIZES and len(data) >= 30 else None  # noqa: PLR2004
+    if size is None:
+        raise CorruptMedia(
+            f"{label} begins as webp but its header is damaged: check that the whole file was sent"
+        )
+    width, height, alpha = size
+    return WebP(width, height, "RGBA" if alpha else "RGB", max(1, frames), exif, xmp)
+
+
+def _webp_lossy(data: bytes) -> tuple[int, int, bool] | None:
+    width, height = struct.unpack_from("<HH", data, 26)
+    known = data[23:26] == b"\x9d\x01\x2a" and width & 0x3FFF and height & 0x3FFF
+    return (width & 0x3FFF, height & 0x3FFF, False) if known else None
+
+
+def _webp_lossless(data: bytes) -> tuple[int, int, bool] | None:
+    bits = int.from_bytes(data[21:25], "little")
+    known = data[20] == 0x2F  # noqa: PLR2004 - the signature of a lossless bitstream
+    return ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, bool(bits >> 28 & 1)) if known else None
+
+
+def _webp_extended(data: bytes) -> tuple[int, int, bool] | None:
+    width, height = int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    return width, height, bool(data[20] & 0x10)
+
+
+_WEBP_SIZES = {b"VP8 ": _webp_lossy, b"VP8L": _webp_lossless, b"VP8X": _webp_extended}

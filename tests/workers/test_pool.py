@@ -1,0 +1,181 @@
+"""Workers: tickets end with the work, departed callers cost nothing that has not begun."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sidecar.deadline import Deadline
+from sidecar.errors import CorruptMedia, DeadlineExceeded
+from sidecar.media import (
+    Cost,
+    DataType,
+    DecodeTarget,
+    Frames,
+    MediaInfo,
+    Modality,
+    Pixels,
+    Shaped,
+    Source,
+    TensorSpec,
+)
+from sidecar.observe.timings import Stage
+from sidecar.stages.admit.gate import Gate, GateConfig, Ticket
+from sidecar.workers.plan import ThreadPlan, ThreadsConfig, plan_threads
+from sidecar.workers.pool import ThreadWorkers
+from sidecar.workers.worker import Job
+
+FOREVER = Deadline(None)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A recipe that waits inside transform until it is let go: work that takes as long as a test wants."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    let_go: threading.Event = field(default_factory=threading.Event)
+    processor: str = "Held"
+    modality: Modality = Modality.IMAGE
+    reference: str = "none"
+    exact: bool = True
+    steps: tuple[str, ...] = ()
+    outputs: tuple[TensorSpec, ...] = (TensorSpec("pixels", DataType.UINT8, (-1, -1, 3)),)
+    decode_target: DecodeTarget = field(default_factory=DecodeTarget)
+
+    def accepts(self, output: str, data_type: DataType) -> bool:
+        return (output, data_type) == ("pixels", DataType.UINT8)
+
+    def output_bytes(self, info: MediaInfo) -> int:
+        return info.encoded_bytes
+
+    def transform(self, frames: Frames) -> tuple[Shaped, ...]:
+        assert isinstance(frames, Pixels)
+        self.begun.set()
+        assert self.let_go.wait(30)
+        return (Shaped("pixels", frames.array),)
+
+
+def free() -> Held:
+    recipe = Held()
+    recipe.let_go.set()
+    return recipe
+
+
+@pytest.fixture
+async def workers() -> AsyncIterator[ThreadWorkers]:
+    pool = ThreadWorkers(ThreadPlan(image_threads=1, audio_threads=1, probe_threads=1))
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def gate(workers: ThreadWorkers) -> Gate:
+    return Gate(workers.slots, GateConfig())
+
+
+async def ticket(gate: Gate) -> Ticket:
+    return await gate.enter(1).ticket(Modality.IMAGE, Cost(1.0, 1), FOREVER)
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 5, 3), 7, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+async def job(workers: ThreadWorkers, recipe: Held, deadline: Deadline = FOREVER) -> Job:
+    source = Source(png())
+    info = await workers.probe(source)
+    return Job(source, info, recipe, DecodeTarget(), {"pixels": DataType.UINT8}, deadline)
+
+
+async def idle(gate: Gate) -> None:
+    """Returns when no ticket is out; the test's own timeout bounds it."""
+    while any(gate.statistics().running.values()):  # noqa: ASYNC110 - the gate tells nobody that it is idle
+        await asyncio.sleep(0)
+
+
+async def test_a_job_gives_tensors_and_a_time_for_each_of_its_stages(
+    workers: ThreadWorkers, gate: Gate
+) -> None:
+    done = await workers.run(await job(workers, free()), await ticket(gate))
+    assert [tensor.shape for tensor in done.tensors] == [(4, 5, 3)]
+    assert set(done.spent) == {Stage.DECODE, Stage.TRANSFORM, Stage.PACK}
+    assert done.cpu_ms > 0
+
+
+async def test_a_ticket_is_released_when_the_job_has_ended(workers: ThreadWorkers, gate: Gate) -> None:
+    await workers.run(await job(workers, free()), await ticket(gate))
+    await idle(gate)
+    assert workers.statistics().finished_total == 1
+
+
+async def test_a_ticket_outlives_a_caller_who_left_while_the_job_ran(
+    workers: ThreadWorkers, gate: Gate
+) -> None:
+    recipe = Held()
+    running = asyncio.create_task(workers.run(await job(workers, recipe), await ticket(gate)))
+    await asyncio.to_thread(recipe.begun.wait, 30)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert gate.statistics().running[Modality.IMAGE] == 1
+    recipe.let_go.set()
+    await idle(gate)
+    assert workers.statistics().abandoned_total == 1
+
+
+async def test_a_job_that_has_not_begun_is_dropped_with_its_caller(
+    workers: ThreadWorkers, gate: Gate
+) -> None:
+    first, second = Held(), Held()
+    running = asyncio.create_task(workers.run(await job(workers, first), await ticket(gate)))
+    await asyncio.to_thread(first.begun.wait, 30)
+    spare = Gate({Modality.IMAGE: 1}, GateConfig())
+    queued = asyncio.create_task(workers.run(await job(workers, second), await ticket(spare)))
+    await asyncio.sleep(0)
+    queued.cancel()
+    await asyncio.gather(queued, return_exceptions=True)
+    await idle(spare)
+    first.let_go.set()
+    await running
+    await idle(gate)
+    assert not second.begun.is_set()
+
+
+async def test_a_job_whose_deadline_has_passed_is_not_begun(workers: ThreadWorkers, gate: Gate) -> None:
+    late = await job(workers, free(), Deadline.after(0))
+    with pytest.raises(DeadlineExceeded) as error:
+        await workers.run(late, await ticket(gate))
+    assert error.value.facts["stage"] == "decode"
+    await idle(gate)
+
+
+async def test_bad_media_costs_its_job_only(workers: ThreadWorkers, gate: Gate) -> None:
+    good = await job(workers, free())
+    bad = Job(Source(png()[:-30]), good.info, good.recipe, good.target, good.data_types, FOREVER)
+    with pytest.raises(CorruptMedia):
+        await workers.run(bad, await ticket(gate))
+    await workers.run(good, await ticket(gate))
+    await idle(gate)
+
+
+@pytest.mark.parametrize(
+    ("config", "cores", "plan"),
+    [
+        (ThreadsConfig(), 1, ThreadPlan(1, 1, 1)),
+        (ThreadsConfig(), 2, ThreadPlan(2, 1, 1)),
+        (ThreadsConfig(), 8, ThreadPlan(8, 4, 1)),
+        (ThreadsConfig(image=3, audio=2, probe=4), 8, ThreadPlan(3, 2, 4)),
+    ],
+)
+def test_the_plan_follows_the_cores_and_the_settings_win(
+    config: ThreadsConfig, cores: int, plan: ThreadPlan
+) -> None:
+    assert plan_threads(config, cores) == plan
