@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from sidecar.catalogue import Catalogue, ModelState, ServedModel
@@ -36,7 +36,7 @@ from sidecar.stages.admit.label import check_label
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.batching import Batch, batches, rows_of
 from sidecar.stages.deliver.bindings import Binding, Grouping
-from sidecar.stages.deliver.inputs import check_inputs
+from sidecar.stages.deliver.inputs import check_inputs, check_outputs
 from sidecar.stages.deliver.parameters import check_parameters
 from sidecar.stages.deliver.upstream import Answer, Call, ParameterValue, Upstream
 from sidecar.workers.pool import Workers
@@ -151,7 +151,7 @@ class Pipeline:
 
     async def infer_stream(
         self, entry: Entry, request: Request, timeline: Timeline
-    ) -> AsyncIterator[Sequence[Item] | Answer]:
+    ) -> AsyncGenerator[Sequence[Item] | Answer, None]:
         """Media to a stream: the prepared items once, then each of the model's responses."""
         plain = _check_plain(entry.model, request)
         items = await self._prepare(entry, request, timeline)
@@ -165,9 +165,10 @@ class Pipeline:
         handed_over_ns = time.monotonic_ns()
         try:
             with self._watching(entry.model):
-                async for answer in self._model_server().stream(call, request.deadline):
-                    (outputs,) = rows_of(binding, batch, answer)
-                    yield Answer(outputs, answer.model, answer.version)
+                async with aclosing(self._model_server().stream(call, request.deadline)) as answers:
+                    async for answer in answers:
+                        (outputs,) = rows_of(binding, batch, answer)
+                        yield Answer(outputs, answer.model, answer.version)
         finally:
             timeline.add(Stage.DELIVER, time.monotonic_ns() - handed_over_ns)
 
@@ -291,6 +292,8 @@ def _check_plain(model: ServedModel, request: Request) -> tuple[Tensor, ...]:
     """The caller's plain inputs in the model's order, refused before any media is worked on."""
     check_parameters(request.parameters)
     binding = _bound(model)
+    if model.signature is not None:
+        check_outputs(request.outputs, model.signature.outputs)
     return check_inputs(request.inputs, binding.plain, binding.made)
 
 

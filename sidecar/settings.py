@@ -1,8 +1,8 @@
 """All settings of the server, composed of each component's own config.
 
 Four sources, the later winning key by key: the defaults, one YAML file, the environment
-(`SIDECAR_SERVER__DRAIN_SECONDS=5`: prefix, then the key with `__` between its parts), and flags
-(`--set server.drain_seconds=5`). An unknown key or a bad value is a SettingsError that names the key,
+(`SIDECAR_SERVER__DRAIN_S=5`: prefix, then the key with `__` between its parts), and flags
+(`--set server.drain_s=5`). An unknown key or a bad value is a SettingsError that names the key,
 the value, its source and what is allowed; nothing is bound before all is well. The environment comes in
 as a mapping; this module never looks for it.
 """

@@ -62,6 +62,6 @@ def test_the_statuses_that_clients_retry_are_kept_for_errors_that_a_retry_can_me
 @pytest.mark.parametrize("kind", RAISED)
 def test_errors_survive_a_process_boundary(kind: type[errors.SidecarError]) -> None:
     facts = {"retry_after_s": "0.5"} if issubclass(kind, errors.CapacityError) else {}
-    error = kind("what was wrong", item="2", **facts)  # type: ignore[arg-type]
+    error = kind("what was wrong", item="2", **facts)
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), again.message, again.facts) == (kind, error.message, error.facts)

@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         help="run the server",
         description="Run the server until SIGTERM or SIGINT, then drain. Settings: defaults, then --config, "
-        f"then the environment ({ENV_PREFIX}SERVER__DRAIN_SECONDS=5), then --set; the later wins.",
+        f"then the environment ({ENV_PREFIX}SERVER__DRAIN_S=5), then --set; the later wins.",
     )
     serving.add_argument(
         "--config", type=Path, metavar="FILE", help=f"YAML settings file (or {ENV_PREFIX}CONFIG)"

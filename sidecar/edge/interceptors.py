@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -65,11 +65,14 @@ class Arounds(grpc.aio.ServerInterceptor):
                 return await behaviour(message, context)
 
         async def many(
-            behaviour: Callable[[object, Context], AsyncIterator[object]], message: object, context: Context
+            behaviour: Callable[[object, Context], AsyncGenerator[object, None]],
+            message: object,
+            context: Context,
         ) -> AsyncIterator[object]:
             async with self._entered(method, context):
-                async for response in behaviour(message, context):
-                    yield response
+                async with aclosing(behaviour(message, context)) as responses:
+                    async for response in responses:
+                        yield response
 
         name, make, streams = _KINDS[bool(handler.request_streaming), bool(handler.response_streaming)]
         # `partial` and not a lambda: gRPC looks whether a method is asynchronous before it calls it.

@@ -7,7 +7,8 @@ will be refused is refused before its caller has paid for sending media.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 from multimodal.v1 import preprocessor_pb2 as pb
@@ -83,8 +84,11 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         with self._pipeline.enter(message.model, len(message.media), delivers=True, streams=True) as entry:
             with timeline.measure(Stage.RECEIVE):
                 sources = receive.inline_sources(message.media, self._pipeline.limits)
-            async for event in self._stream(entry, message, sources, timeline, _deadline(context)):
-                yield event
+            async with aclosing(
+                self._stream(entry, message, sources, timeline, _deadline(context))
+            ) as events:
+                async for event in events:
+                    yield event
 
     async def InferStreamUpload(  # noqa: N802 - the contract's name
         self, request_iterator: AsyncIterator[pb.InferStreamUploadRequest], context: Context
@@ -95,8 +99,11 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         receive.check_named(message)
         with self._pipeline.enter(message.model, len(message.media), delivers=True, streams=True) as entry:
             sources = await self._collect(request_iterator, message, timeline)
-            async for event in self._stream(entry, message, sources, timeline, _deadline(context)):
-                yield pb.InferStreamUploadResponse(response=event)
+            async with aclosing(
+                self._stream(entry, message, sources, timeline, _deadline(context))
+            ) as events:
+                async for event in events:
+                    yield pb.InferStreamUploadResponse(response=event)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:  # noqa: ARG002, N802 - the contract's
         return pb.ListModelsResponse(models=[respond.model(model) for model in self._catalogue.all()])
@@ -145,19 +152,20 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         sources: tuple[Source, ...],
         timeline: Timeline,
         deadline: Deadline,
-    ) -> AsyncIterator[pb.InferStreamResponse]:
+    ) -> AsyncGenerator[pb.InferStreamResponse, None]:
         request = receive.request(message, sources, deadline)
         items: tuple[Item, ...] = ()
         responses = first_output_ns = handed_over_ns = 0
-        async for event in self._pipeline.infer_stream(entry, request, timeline):
-            if isinstance(event, Answer):
-                first_output_ns = first_output_ns or time.monotonic_ns() - handed_over_ns
-                yield respond.stream_outputs(event, responses)
-                responses += 1
-            else:
-                items = tuple(event)
-                handed_over_ns = time.monotonic_ns()
-                yield respond.prepared(items, message.request_id)
+        async with aclosing(self._pipeline.infer_stream(entry, request, timeline)) as events:
+            async for event in events:
+                if isinstance(event, Answer):
+                    first_output_ns = first_output_ns or time.monotonic_ns() - handed_over_ns
+                    yield respond.stream_outputs(event, responses)
+                    responses += 1
+                else:
+                    items = tuple(event)
+                    handed_over_ns = time.monotonic_ns()
+                    yield respond.prepared(items, message.request_id)
         times = self._observe(entry, items, timeline)
         yield respond.finished(items, times, first_output_ns, responses)
 

@@ -31,13 +31,13 @@ SERVICE = preprocessor_pb2.DESCRIPTOR.services_by_name["Preprocessor"].full_name
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
     """`listen`: addresses to bind, "host:port" or "unix:/path"; `message_bytes`: the largest message
-    taken, in bytes; `drain_seconds`: how long accepted calls may take to finish once the server is told
+    taken, in bytes; `drain_s`: how long accepted calls may take to finish once the server is told
     to stop; `reflection`: whether clients may ask what is served.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:50051",)
     message_bytes: Annotated[int, Ge(1024)] = 64 * 1024 * 1024
-    drain_seconds: Annotated[float, Ge(0)] = 25.0
+    drain_s: Annotated[float, Ge(0)] = 25.0
     reflection: bool = True
 
 
@@ -80,14 +80,14 @@ class Server:
         """Drains and stops. Returns whether every accepted call was finished within the bound."""
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
         in_flight = self._drain.begin()
-        log.info("draining: %d calls in flight, up to %.0f s", in_flight, self._config.drain_seconds)
+        log.info("draining: %d calls in flight, up to %.0f s", in_flight, self._config.drain_s)
         finished = True
         try:
-            async with asyncio.timeout(self._config.drain_seconds):
+            async with asyncio.timeout(self._config.drain_s):
                 await self._drain.finished()
         except TimeoutError:
             finished = False
-            log.warning("drain took longer than `server.drain_seconds`: cancelling what is left")
+            log.warning("drain took longer than `server.drain_s`: cancelling what is left")
         await self._server.stop(grace=_LAST_BYTES_S if finished else 0)
         return finished
 

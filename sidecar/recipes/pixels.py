@@ -42,7 +42,14 @@ from sidecar.stages.transform.geometry import (
     resized,
 )
 from sidecar.stages.transform.normalize import Normalization, Triple, value_table
-from sidecar.stages.transform.resize import FILTERS, check_resized_size, cropped, references_met, resize
+from sidecar.stages.transform.resize import (
+    FILTERS,
+    MOST_RESIZED_BYTES,
+    check_resized_size,
+    cropped,
+    references_met,
+    resize,
+)
 
 OUTPUT: Final = "pixel_values"
 _TYPES: Final = frozenset({DataType.FP32, DataType.FP16, DataType.BF16, DataType.UINT8})
@@ -176,6 +183,13 @@ def pixel_recipe(config: Config, processor: str, defaults: Defaults, choice: Cho
     config.one_of("do_pad", False, (False,))
     config.one_of("use_square_size", False, (False,))
     rule = _rule(config, defaults) if config.flag("do_resize", True) else None
+    crop = _crop(config, defaults)
+    for key, size in (
+        ("size", (rule.height, rule.width) if isinstance(rule, Fixed) else None),
+        ("crop_size", crop),
+    ):
+        if size is not None and size[0] * size[1] * 4 > MOST_RESIZED_BYTES:
+            raise config.refusal(key, f"at most {MOST_RESIZED_BYTES // 4} pixels in all")
     resample = _resample(config, defaults)
     reference, exact = _followed(config, processor, None if rule is None else resample, choice)
     return PixelRecipe(
@@ -184,7 +198,7 @@ def pixel_recipe(config: Config, processor: str, defaults: Defaults, choice: Cho
         exact,
         rule,
         resample,
-        _crop(config, defaults),
+        crop,
         _normalization(config, defaults),
         config.ignored(_HARMLESS | _DRIVING),
     )

@@ -42,7 +42,7 @@ def pack(
         data_type = data_types[item.name]
         shape, nbytes = _shape(item), _nbytes(item, data_type)
         data = out[start : start + nbytes]
-        _write(item, data_type, np.frombuffer(data, data_type.storage).reshape(shape))
+        _write(item, data_type, np.ndarray(shape, data_type.storage, data))
         tensors.append(Tensor(item.name, data_type, shape, data))
         start += _room(nbytes)
     return tuple(tensors)

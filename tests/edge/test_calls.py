@@ -247,7 +247,7 @@ class TestRefusals:
             (lambda c: c.infer("prompted", picture(), {"prompt": "a", "ids": [1], "zzz": 1}), "InvalidInput", "zzz"),
             (lambda c: c.infer("clip", picture(), parameters={"triton_x": 1}), "InvalidRequest", "reserved"),
             (lambda c: c.infer("failing", picture()), "UpstreamFailed", "failing"),
-            (lambda c: c.infer("clip", picture(), outputs=["nothing"]), "UpstreamRejected", "nothing"),
+            (lambda c: c.infer("clip", picture(), outputs=["nothing"]), "InvalidRequest", "nothing"),
         ],
     )  # fmt: skip
     def test_what_cannot_be_done_is_told_by_name(

@@ -134,7 +134,7 @@ class TestDrain:
         settings = {
             "triton": triton.grpc_address,
             "models.streamer.recipe": str(CHECKPOINTS / CLIP["clip"]),
-            "server.drain_seconds": "0.2",
+            "server.drain_s": "0.2",
         }
         with sidecar_process(settings) as sidecar:
             async with AsyncClient(sidecar.address, retries=Retries(attempts=1)) as client:

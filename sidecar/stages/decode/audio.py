@@ -13,7 +13,8 @@ What the samples are:
   rounding to 16 bits. `rematrix_maxval=1` keeps the mix at (L + R) / 2; FFmpeg's default for floats
   is 0.707 (L + R).
 - Encoder delay is taken off where the file says how much: the LAME header of an MP3, the edit list
-  of an MP4, the pre-skip and end trim of Opus, the granule positions of Vorbis. ADTS cannot say, and
+  of an MP4 (at its start; its end keeps the padding of the last packet), the pre-skip and end trim of
+  Opus, the granule positions of Vorbis. ADTS cannot say, and
   an MP3 without a LAME header does not, so their first 1,024 to 2,112 samples of priming stay, as in
   every other player.
 - The first sound stream is the one.
@@ -28,6 +29,7 @@ without ever stating a length (ADTS, Ogg) cannot be told from short ones.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import av.error
 import numpy as np
@@ -36,7 +38,7 @@ from av.audio.frame import AudioFrame
 from av.filter import Graph
 from av.filter.context import FilterContext
 
-from sidecar.errors import CorruptMedia
+from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import AudioInfo, DecodeTarget, Samples, Source
 from sidecar.stages import ffmpeg
 
@@ -50,8 +52,14 @@ _MOST_LOST_PACKETS = 1000
 # 44.1 kHz) at either end.
 _LENGTH_TOLERANCE_S = 0.1
 _BYTES_PER_SAMPLE = 4
-# Where an MP3's Xing header or a WebM's list of streams is looked for, bytes after any tag.
+# FFmpeg has a standard layout, and so a mix, for every count up to this.
+_MOST_MIXED_CHANNELS = 8
+# Where an MP3's length header or a WebM's list of streams is looked for, bytes.
 _HEAD = 4096
+# Where an MP3's length headers hold their count of frames, and whether a flag says that they do.
+_MP3_LENGTHS = ((b"Xing", 8, True), (b"Info", 8, True), (b"VBRI", 14, False))
+_MP3_PADDING_FRAMES = 4  # at most: 12 bits each of delay and padding, in frames of 1,152 or 576
+_MPEG1_RATE = 32_000  # hertz; lower rates are MPEG-2's, whose frames are half as long
 # Claims of a WAV from here on stand for "not known": writers to pipes use 2 GiB less a header, or more.
 _STREAMED_WAV = 0x7FFF0000
 _WAV_CHUNKS = 64
@@ -59,6 +67,11 @@ _WAV_CHUNKS = 64
 
 def decode_audio(source: Source, info: AudioInfo, target: DecodeTarget) -> Samples:
     """Decodes the first sound stream. Errors as `sidecar.stages.decode.decode` says."""
+    if target.rate is not None and info.channels > _MOST_MIXED_CHANNELS:
+        raise UnsupportedMedia(
+            f"{source.label} has {info.channels} channels and at most {_MOST_MIXED_CHANNELS} are mixed down to "
+            "one: send it with fewer"
+        )
     with ffmpeg.blaming(source.label, info.format), ffmpeg.memory_file(source.data) as descriptor:
         # The graph must outlive its sink, which does not hold it.
         graph, sink = _graph(descriptor, info, target)
@@ -85,9 +98,9 @@ def _graph(descriptor: int, info: AudioInfo, target: DecodeTarget) -> tuple[Grap
     ]
     if target.rate is not None:
         chain.append(graph.add("aresample", f"{target.rate}:rematrix_maxval=1"))
-        chain.append(graph.add("aformat", "sample_fmts=fltp:channel_layouts=mono"))
+        chain.append(graph.add("aformat", "sample_fmts=flt:channel_layouts=mono"))
     else:
-        chain.append(graph.add("aformat", "sample_fmts=fltp"))
+        chain.append(graph.add("aformat", "sample_fmts=flt"))
     chain.append(graph.add("asetnsamples", f"n={_BLOCK_S * rate}:p=0"))
     chain.append(graph.add("abuffersink"))
     graph.link_nodes(*chain).configure()
@@ -97,7 +110,7 @@ def _graph(descriptor: int, info: AudioInfo, target: DecodeTarget) -> tuple[Grap
 def _collect(sink: FilterContext, source: Source, info: AudioInfo, target: DecodeTarget) -> Samples:
     channels = info.channels if target.rate is None else 1
     rate = target.rate or info.sample_rate
-    blocks: list[npt.NDArray[np.float32]] = []
+    blocks: list[npt.NDArray[Any]] = []
     lost: list[av.error.InvalidDataError] = []
     samples = 0
     for frame in _frames(sink, lost):
@@ -108,12 +121,26 @@ def _collect(sink: FilterContext, source: Source, info: AudioInfo, target: Decod
             )
         samples += frame.samples
         _require_room(source, target, _BYTES_PER_SAMPLE * samples * channels)
-        blocks.append(frame.to_ndarray().astype(np.float32, copy=False))
+        blocks.append(frame.to_ndarray())
     _require_whole(source, info, samples / rate, lost)
-    array = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+    array = _planes(blocks, channels, samples)
     if info.codec.startswith("pcm_f") and not np.isfinite(array).all():
         raise CorruptMedia(f"{source.label} holds samples that are no numbers: export the sound again")
     return Samples(array, rate)
+
+
+def _planes(blocks: list[npt.NDArray[Any]], channels: int, samples: int) -> npt.NDArray[np.float32]:
+    """Blocks of interleaved samples to one row a channel.
+
+    They come interleaved because PyAV 18 reads past the end of frames with eight planes or more.
+    """
+    array = np.empty((channels, samples), np.float32)
+    at = 0
+    for block in blocks:
+        rows = block.reshape(-1, channels)
+        array[:, at : at + len(rows)] = rows.T
+        at += len(rows)
+    return array
 
 
 def _frames(sink: FilterContext, lost: list[av.error.InvalidDataError]) -> Iterator[AudioFrame]:
@@ -167,22 +194,36 @@ def _require_whole(
 def _stated_seconds(source: Source, info: AudioInfo) -> float | None:
     """The length in seconds that the header states for this stream; None where it states none.
 
-    `duration_s` may be an estimate of FFmpeg's instead. An MP3 states its length in a Xing, Info or
-    VBRI header inside its first frame. WebM states one length for all streams, so with pictures
-    beside the sound it says nothing about the sound. ADTS and Ogg state none.
+    `duration_s` may be an estimate of FFmpeg's instead. WebM states one length for all streams, so with
+    pictures beside the sound it says nothing about the sound. ADTS and Ogg state none.
     """
-    head = source.data[: ffmpeg.tag_bytes(source.data) + _HEAD]
     match info.format:
         case "wav":
             return _stated_by_wav(source.data, info)
+        case "mp3":
+            return _stated_by_mp3(source.data, info)
         case "flac" | "mp4":
             return info.duration_s
-        case "mp3" if any(name in head for name in (b"Xing", b"Info", b"VBRI")):
-            return info.duration_s
-        case "webm" if b"V_" not in head:
+        case "webm" if b"V_" not in source.data[:_HEAD]:
             return info.duration_s
         case _:
             return None
+
+
+def _stated_by_mp3(data: bytes, info: AudioInfo) -> float | None:
+    """The frames that a Xing, Info or VBRI header counts, less the padding that a LAME header takes off.
+
+    FFmpeg's own answer mixes in the file's size, so whatever follows the last frame would count.
+    """
+    start = ffmpeg.tag_bytes(data)
+    head = data[start : start + _HEAD]
+    per_frame = 1152 if info.sample_rate >= _MPEG1_RATE else 576
+    for name, count_at, flagged in _MP3_LENGTHS:
+        at = head.find(name)
+        if at >= 0 and (not flagged or (head[at + 7 : at + 8] and head[at + 7] & 1)):
+            frames = int.from_bytes(head[at + count_at : at + count_at + 4], "big")
+            return max(0, frames - _MP3_PADDING_FRAMES) * per_frame / info.sample_rate or None
+    return None
 
 
 def _stated_by_wav(data: bytes, info: AudioInfo) -> float | None:

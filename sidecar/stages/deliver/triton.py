@@ -13,13 +13,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 from grpc import aio
-from tritonclient.grpc import service_pb2
 
 from sidecar.deadline import Deadline
 from sidecar.errors import SettingsError, UpstreamUnavailable, UpstreamUnimplemented
@@ -28,11 +27,15 @@ from sidecar.stages.deliver.upstream import Answer, Call, Signature
 from sidecar.stages.deliver.wire import (
     SERVICE,
     check_complete,
-    is_final,
+    lay_question,
     lay_request,
     read_answer,
+    read_event,
     read_signature,
 )
+
+_Unary = aio.UnaryUnaryMultiCallable[bytes, bytes]
+_Stream = aio.StreamStreamMultiCallable[bytes, bytes]
 
 _ADDRESS = re.compile(r"unix:.+|(\[[0-9A-Fa-f:.%]+\]|[^\s:/]+):\d{1,5}")
 
@@ -101,28 +104,12 @@ class TritonUpstream:
         self._config = config
         self._closed = False
         self._channel = aio.insecure_channel(config.address, options=config.channel_options)
-        self._metadata = self._channel.unary_unary(
-            f"{SERVICE}ModelMetadata",
-            request_serializer=service_pb2.ModelMetadataRequest.SerializeToString,
-            response_deserializer=service_pb2.ModelMetadataResponse.FromString,
-        )
-        self._model_config = self._channel.unary_unary(
-            f"{SERVICE}ModelConfig",
-            request_serializer=service_pb2.ModelConfigRequest.SerializeToString,
-            response_deserializer=service_pb2.ModelConfigResponse.FromString,
-        )
-        # Requests come serialised: see `wire.py`.
-        self._infer: aio.UnaryUnaryMultiCallable[bytes, service_pb2.ModelInferResponse] = (
-            self._channel.unary_unary(
-                f"{SERVICE}ModelInfer", response_deserializer=service_pb2.ModelInferResponse.FromString
-            )
-        )
-        self._stream: aio.StreamStreamMultiCallable[bytes, service_pb2.ModelStreamInferResponse] = (
-            self._channel.stream_stream(
-                f"{SERVICE}ModelStreamInfer",
-                response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
-            )
-        )
+        # Bytes in and bytes out: requests are laid by hand, and an answer that is not protobuf must be told
+        # as the server's failure, where gRPC would log it and hand on None.
+        self._metadata: _Unary = self._channel.unary_unary(f"{SERVICE}ModelMetadata")
+        self._model_config: _Unary = self._channel.unary_unary(f"{SERVICE}ModelConfig")
+        self._infer: _Unary = self._channel.unary_unary(f"{SERVICE}ModelInfer")
+        self._stream: _Stream = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
 
     def __repr__(self) -> str:
         return f"TritonUpstream({self._config.address!r}{', closed' if self._closed else ''})"
@@ -134,17 +121,12 @@ class TritonUpstream:
         if deadline.at_ns is not None and sooner.at_ns is not None:
             sooner = min(deadline, sooner, key=lambda one: one.at_ns or 0)
         with self._meaning(model):
-            metadata = await self._metadata(
-                service_pb2.ModelMetadataRequest(name=model, version=version), timeout=sooner.remaining_s()
-            )
-        try:
-            with self._meaning(model):
-                answer = await self._model_config(
-                    service_pb2.ModelConfigRequest(name=model, version=version), timeout=sooner.remaining_s()
-                )
-        except UpstreamUnimplemented:
-            return read_signature(metadata, None, version)
-        return read_signature(metadata, answer.config, version)
+            metadata = await self._metadata(lay_question(model, version), timeout=sooner.remaining_s())
+        config: bytes | None = None
+        # Only Triton has configurations; without one a model is what its metadata says.
+        with suppress(UpstreamUnimplemented), self._meaning(model):
+            config = await self._model_config(lay_question(model, version), timeout=sooner.remaining_s())
+        return read_signature(metadata, config, model, version)
 
     async def infer(self, call: Call, deadline: Deadline) -> Answer:
         """Asks once. Cancelling the awaiting task cancels the call at the server."""
@@ -170,15 +152,12 @@ class TritonUpstream:
             last = False
             while not last:
                 with self._meaning(call.model):
-                    message: Any = await under_way.read()
-                if message is aio.EOF:
-                    return
-                if message.error_message:
-                    raise faults.of_stream(message.error_message, call.model)
-                response = message.infer_response
-                last = is_final(response)
-                if response.outputs or not last:
-                    yield read_answer(response, call)
+                    message = await under_way.read()
+                if not isinstance(message, bytes):
+                    return  # EOF: the server ended the stream with status OK
+                answer, last = read_event(message, call)
+                if answer.outputs or not last:
+                    yield answer
         finally:
             under_way.cancel()
 

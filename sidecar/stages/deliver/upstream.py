@@ -6,7 +6,7 @@ DeadlineExceeded, and leaves cancellation alone: cancelling the awaiting task ca
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,7 +66,7 @@ class Upstream(Protocol):
         """Asks once. A decoupled model is an UpstreamUnimplemented error."""
         ...
 
-    def stream(self, call: Call, deadline: Deadline) -> AsyncIterator[Answer]:
+    def stream(self, call: Call, deadline: Deadline) -> AsyncGenerator[Answer, None]:
         """Asks, and yields every response until the model's last; closing the iterator cancels it."""
         ...
 

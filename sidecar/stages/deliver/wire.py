@@ -13,16 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
-from tritonclient.grpc import model_config_pb2, service_pb2
+from google.protobuf.message import DecodeError, Message
+from tritonclient.grpc import service_pb2
 
 from sidecar.errors import UpstreamFailed
 from sidecar.media import DataType, Tensor, TensorSpec
 from sidecar.stages.deliver.elements import encode, fault
-from sidecar.stages.deliver.faults import quote
+from sidecar.stages.deliver.faults import of_stream, quote
 from sidecar.stages.deliver.upstream import Answer, Call, ParameterValue, Signature
+
+Parsed = TypeVar("Parsed", bound=Message)
 
 SERVICE = "/inference.GRPCInferenceService/"
 WANT_FINAL = "triton_enable_empty_final_response"
@@ -98,16 +101,24 @@ def varint(number: int) -> bytes:
     return bytes(parts)
 
 
-def read_signature(
-    metadata: service_pb2.ModelMetadataResponse, config: model_config_pb2.ModelConfig | None, version: str
-) -> Signature:
-    """A model's ModelMetadata and ModelConfig as a signature.
+def lay_question(model: str, version: str) -> bytes:
+    """A serialised ModelMetadataRequest; ModelConfigRequest has the same fields."""
+    laid: bytes = service_pb2.ModelMetadataRequest(name=model, version=version).SerializeToString()
+    return laid
+
+
+def read_signature(metadata_bytes: bytes, config_bytes: bytes | None, model: str, version: str) -> Signature:
+    """A serialised ModelMetadataResponse and ModelConfigResponse as a signature.
 
     Names, types and shapes are the metadata's, which every KServe server has. The configuration is
     Triton's own and tells of batching, optional inputs and decoupled-ness; None, from a server that
     has none, stands for neither of them. `version` is the one asked for; empty takes the highest.
     Raises UpstreamFailed for what cannot be understood.
     """
+    metadata = _parse(service_pb2.ModelMetadataResponse, metadata_bytes, model)
+    config = None
+    if config_bytes is not None:
+        config = _parse(service_pb2.ModelConfigResponse, config_bytes, model).config
     max_batch_size = config.max_batch_size if config is not None else 0
     optional = {entry.name for entry in config.input if entry.optional} if config is not None else set()
 
@@ -132,17 +143,31 @@ def read_signature(
     )
 
 
-def is_final(response: service_pb2.ModelInferResponse) -> bool:
-    """Whether a streamed response says that it is its request's last."""
-    return IS_FINAL in response.parameters and bool(response.parameters[IS_FINAL].bool_param)
+def read_event(event: bytes, call: Call) -> tuple[Answer, bool]:
+    """A serialised ModelStreamInferResponse: its answer, and whether it says that it is the last.
 
-
-def read_answer(response: service_pb2.ModelInferResponse, call: Call) -> Answer:
-    """A response's outputs, raw or typed, checked; in the order asked for, or else the server's.
-
-    Raises UpstreamFailed for outputs that are given twice, of a type not known here, or whose bytes are
-    not what their type and shape take. Whether all are there is for `check_complete` to say.
+    Raises what its error message means, and as `read_answer`.
     """
+    message = _parse(service_pb2.ModelStreamInferResponse, event, call.model)
+    if message.error_message:
+        raise of_stream(message.error_message, call.model)
+    response = message.infer_response
+    last = IS_FINAL in response.parameters and bool(response.parameters[IS_FINAL].bool_param)
+    return _answer(response, call), last
+
+
+def read_answer(response: bytes, call: Call) -> Answer:
+    """A serialised ModelInferResponse's outputs, raw or typed, checked; in the order asked for, or else
+    the server's.
+
+    Raises UpstreamFailed for bytes that are no such message, and for outputs that are given twice, of a
+    type not known here, or whose bytes are not what their type and shape take. Whether all are there
+    is for `check_complete` to say.
+    """
+    return _answer(_parse(service_pb2.ModelInferResponse, response, call.model), call)
+
+
+def _answer(response: service_pb2.ModelInferResponse, call: Call) -> Answer:
     outputs: dict[str, Tensor] = {}
     for tensor in _tensors(response, call.model):
         if tensor.name in outputs:
@@ -164,6 +189,13 @@ def check_complete(answer: Answer, call: Call) -> Answer:
     if not found:
         _fail(call.model, "answered without any output")
     return answer
+
+
+def _parse(kind: type[Parsed], data: bytes, model: str) -> Parsed:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        _fail(model, f"answered with {len(data)} bytes that are no {kind.DESCRIPTOR.name}")
 
 
 def _tensors(response: service_pb2.ModelInferResponse, model: str) -> Iterable[Tensor]:

@@ -1,7 +1,9 @@
 """Waves to log-mel spectra, as Whisper's feature extractor computes them.
 
-Single precision throughout: one real FFT over all frames, one matrix product. transformers' own numpy and
-torch extractors differ by 3e-5; this stays within 1e-4 of either and costs a tenth of the first.
+Real FFTs in float64 over blocks of frames that stay in the cache, then one matrix product a block in
+float32: within 1e-6 of transformers' numpy extractor (its torch one is 3e-5 away) in a fifth of its time.
+An FFT in float32 would save a third of that again, and errs by 1.5e-4 on a loud pure tone, because eight
+decades are kept below the peak.
 It never resamples, and knows nothing of chunks: it takes the samples that the model is to see.
 """
 
@@ -17,6 +19,11 @@ import numpy.typing as npt
 import scipy.fft
 
 _Array = npt.NDArray[np.float32]
+_Exact = npt.NDArray[np.float64]
+
+# Frames transformed at once: 250 x 400 samples are 0.8 MB. Measured for 3000 frames: 6.3 ms with blocks of
+# 250, 6.8 with 50, 9.8 with all at once.
+_BLOCK: Final = 250
 
 # Whisper's own numbers (its audio.py): the top of the filter bank, the floor under the logarithm, the
 # dynamic range kept below the loudest value, and the shift and scale at the end.
@@ -53,12 +60,18 @@ def log_mel(wave: _Array, length: int, how: Mel) -> _Array:
     """
     frames, half = length // how.hop, how.n_fft // 2
     heard = _frames_with_sound(wave.size, length, how)
-    power = _power(_mirrored(wave, length, half), heard, how)
     mel = np.full((how.bands, frames), _FLOOR, np.float32)
-    spoken = mel[:, :heard]
-    np.maximum(filter_bank(how) @ power.T, np.float32(_FLOOR), out=spoken)
+    bank, window = filter_bank(how), _hann(how.n_fft)
+    whole = _mirrored(wave, length, half)
+    views = np.lib.stride_tricks.sliding_window_view(whole, how.n_fft)[:: how.hop][:heard]
+    for start in range(0, heard, _BLOCK):
+        stop = min(start + _BLOCK, heard)
+        np.matmul(bank, _power(views[start:stop] * window).T, out=mel[:, start:stop])
+    np.maximum(mel, np.float32(_FLOOR), out=mel)
     np.log10(mel, out=mel)
-    np.maximum(mel, mel.max() - np.float32(_RANGE), out=mel)
+    # The floor's own logarithm is set again, because float32 makes it -10.000001.
+    lowest = max(math.log10(_FLOOR), float(mel.max()) - _RANGE)
+    np.maximum(mel, np.float32(lowest), out=mel)
     mel += np.float32(_SHIFT)
     mel /= np.float32(_SHIFT)
     return mel
@@ -72,29 +85,29 @@ def _frames_with_sound(samples: int, length: int, how: Mel) -> int:
     return min(frames, -(-(samples + half) // how.hop))
 
 
-def _mirrored(wave: _Array, length: int, half: int) -> _Array:
+def _mirrored(wave: _Array, length: int, half: int) -> _Exact:
     """The wave, zeros up to `length`, and `half` samples mirrored at either end (the edge not repeated)."""
-    whole = np.zeros(length + 2 * half, np.float32)
+    whole = np.zeros(length + 2 * half)
     whole[half : half + wave.size] = wave
     whole[:half] = whole[2 * half : half : -1]
     whole[half + length :] = whole[half + length - 2 : length - 2 : -1]
     return whole
 
 
-def _power(whole: _Array, frames: int, how: Mel) -> _Array:
+def _power(frames: _Exact) -> _Array:
     """float32 [frames, n_fft // 2 + 1]: |FFT|^2 of each windowed frame."""
-    views = np.lib.stride_tricks.sliding_window_view(whole, how.n_fft)[:: how.hop][:frames]
-    spectra = scipy.fft.rfft(views * _hann(how.n_fft), axis=1, overwrite_x=True)
-    power: _Array = np.square(spectra.real)
+    spectra = scipy.fft.rfft(frames, axis=1, overwrite_x=True)
+    power = np.square(spectra.real)
     power += np.square(spectra.imag)
-    return power
+    return power.astype(np.float32)
 
 
 @functools.lru_cache(maxsize=8)
-def _hann(length: int) -> _Array:
+def _hann(length: int) -> _Exact:
     """The periodic Hann window: 0.5 - 0.5 cos(2 pi n / length)."""
     window = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(length) / length)
-    return _frozen(window.astype(np.float32))
+    window.flags.writeable = False
+    return window
 
 
 @functools.lru_cache(maxsize=8)
@@ -110,7 +123,9 @@ def filter_bank(how: Mel) -> _Array:
     rising = (bins - low) / (centre - low)
     falling = (high - bins) / (high - centre)
     triangles = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (high - low))
-    return _frozen(triangles.astype(np.float32))
+    bank = triangles.astype(np.float32)
+    bank.flags.writeable = False
+    return bank
 
 
 def _mel(hertz: float) -> float:
@@ -122,8 +137,3 @@ def _mel(hertz: float) -> float:
 def _hertz(mels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     logarithmic = _BREAK_HZ * np.exp(_LOG_STEP * (mels - _BREAK_MEL))
     return np.where(mels < _BREAK_MEL, mels * _LINEAR_HZ_PER_MEL, logarithmic)
-
-
-def _frozen(array: _Array) -> _Array:
-    array.flags.writeable = False
-    return array
