@@ -76,7 +76,7 @@ def read_text(client: Client) -> Asked:
     """Asks the text recogniser what the picture says."""
     result = client.infer("ocr", MEDIA / "text.jpg")
     text = result.text("text")
-    return Asked("text.jpg, read", f"{text!r}", text.strip() == EXPECTED_TEXT, result)
+    return Asked("text.jpg", f"{text!r}", text.strip() == EXPECTED_TEXT, result)
 
 
 def hear_speech(client: Client) -> Asked:
@@ -84,23 +84,24 @@ def hear_speech(client: Client) -> Asked:
     result = client.infer("vad", MEDIA / "speech.wav")
     speaks = np.flatnonzero(result.tensor("speech_probs").ravel() > THRESHOLD) * WINDOW_S
     if not speaks.size:
-        return Asked("speech.wav, heard", "nobody speaks", right=False, result=result)
+        return Asked("speech.wav", "nobody speaks", right=False, result=result)
     first, last = float(speaks[0]), float(speaks[-1])
     assert result.info is not None  # noqa: S101 - it was decoded
     assert result.info.audio is not None  # noqa: S101 - as a sound
     until = result.info.audio.duration_s - SPEECH_FROM_S
     right = abs(first - SPEECH_FROM_S) < SLACK_S and abs(last - until) < 2 * SLACK_S
-    return Asked("speech.wav, heard", f"somebody speaks from {first:.1f} s to {last:.1f} s", right, result)
+    return Asked("speech.wav", f"somebody speaks from {first:.1f} s to {last:.1f} s", right, result)
 
 
 def times_table(asked: Sequence[Asked]) -> Table:
-    """A row a request, a column a stage, in milliseconds."""
-    table = Table(title="milliseconds a stage", title_justify="left", box=None, padding=(0, 1))
-    table.add_column("request")
-    for stage in asked[0].result.times.ms:
-        table.add_column(stage, justify="right")
+    """A row a stage in the order of the path, a column a request, in milliseconds."""
+    table = Table(title="milliseconds a stage", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column("stage")
     for one in asked:
-        table.add_row(one.name, *(f"{ms:.2f}" for ms in one.result.times.ms.values()))
+        table.add_column(one.name, justify="right")
+    rows = zip(*(one.result.times.ms.values() for one in asked), strict=True)
+    for stage, times in zip(asked[0].result.times.ms, rows, strict=True):
+        table.add_row(stage, *(f"{ms:.2f}" for ms in times))
     return table
 
 
@@ -117,8 +118,8 @@ def verdict(asked: Sequence[Asked]) -> str:
     working = spent.pop("deliver")
     longest = max(spent, key=lambda stage: spent[stage])
     return (
-        f"The accelerator had work for {100 * working / total:.0f} % of {total:.0f} ms and waited for the rest: "
-        f"longest for {longest} ({spent[longest]:.1f} ms)."
+        f"The accelerator had work for {100 * working / total:.0f} % of {total:.0f} ms; "
+        f"the rest it waited, longest for {longest} ({spent[longest]:.1f} ms)."
     )
 
 

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sidecar.catalogue import Catalogue, ModelState, ServedModel
 from sidecar.deadline import Deadline
@@ -28,7 +28,7 @@ from sidecar.errors import (
     WrongModality,
     WrongStream,
 )
-from sidecar.media import Cost, DecodeTarget, MediaInfo, Source, Tensor
+from sidecar.media import Cost, MediaInfo, Source, Tensor
 from sidecar.observe.timings import Stage, Timeline, Timings
 from sidecar.stages.admit.cost import predict
 from sidecar.stages.admit.gate import Gate, Places
@@ -212,7 +212,9 @@ class Pipeline:
         item.cost = predict(item.info)
         with item.timeline.measure(Stage.ADMIT):
             ticket = await entry.places.ticket(item.info.modality, item.cost, deadline)
-        target = DecodeTarget(model.recipe.decode_target.rate, self._limits.max_decoded_bytes(item.info))
+        target = replace(
+            model.recipe.decode_target, max_decoded_bytes=self._limits.max_decoded_bytes(item.info)
+        )
         job = Job(item.source, item.info, model.recipe, target, model.data_types, deadline)
         done = await self._workers.run(job, ticket)
         item.timeline.include(done.spent)

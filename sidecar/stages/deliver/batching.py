@@ -1,7 +1,7 @@
 """From items to the requests that a model takes, and from its answers back to items.
 
 Pure. A row is what one item gives: a packed tensor for each of the binding's media inputs, in its
-order, shaped without batch or items axis. Joining copies each byte once at most, and not at all for
+order, by the recipe's names, shaped without batch or items axis; what is sent bears the model's names. Joining copies each byte once at most, and not at all for
 a single row; splitting an answer copies nothing.
 """
 
@@ -93,7 +93,7 @@ def split(answer: Answer, rows: int) -> tuple[Row, ...]:
 def _each(binding: Binding, rows: Sequence[Row], plain: Sequence[Tensor]) -> tuple[Tensor, ...]:
     columns = [
         [stack([tensor]) if bound.items_axis is not None else tensor for tensor in column]
-        for bound, column in zip(binding.media, zip(*rows, strict=True), strict=True)
+        for bound, column in zip(binding.media, _columns(binding, rows), strict=True)
     ]
     if not binding.batches:
         return (*(tensor for (tensor,) in columns), *plain)
@@ -111,8 +111,18 @@ def _together(binding: Binding, rows: Sequence[Row], plain: Sequence[Tensor]) ->
             f"shape ({shapes}); send items of equal shape, or each in a request of its own",
             field="media",
         )
-    inputs = (*(stack(column) for column in zip(*rows, strict=True)), *plain)
+    inputs = (*map(stack, _columns(binding, rows)), *plain)
     return tuple(stack([tensor]) for tensor in inputs) if binding.batches else inputs
+
+
+def _columns(binding: Binding, rows: Sequence[Row]) -> list[list[Tensor]]:
+    """The rows' tensors by input, under the model's names for them; nothing without rows."""
+    if not rows:
+        return []
+    return [
+        [replace(tensor, name=bound.input.name) for tensor in column]
+        for bound, column in zip(binding.media, zip(*rows, strict=True), strict=True)
+    ]
 
 
 def _split(tensor: Tensor, rows: int, model: str) -> list[Tensor]:

@@ -155,3 +155,11 @@ def test_an_answer_with_another_number_of_rows_is_the_model_server_s_failure(sha
     with pytest.raises(UpstreamFailed, match="for a batch of 2") as failure:
         split(Answer((tensor(*shape, name="out"),), "m", "1"), 2)
     assert failure.value.facts["model"] == "m"
+
+
+@pytest.mark.parametrize("grouping", Grouping)
+def test_what_is_sent_bears_the_model_s_names(grouping: Grouping) -> None:
+    ours, theirs = TensorSpec("pixels", DataType.FP32, (2,)), TensorSpec("image", DataType.FP32, (-1, 2))
+    bound = Binding("vision", (Bound(ours, theirs),), (), grouping, 0)
+    (batch, *_) = batches(bound, [(tensor(2, name="pixels"),)] * 2, ())
+    assert [one.name for one in batch.inputs] == ["image"]
