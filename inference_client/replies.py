@@ -1,0 +1,238 @@
+"""Reads the contract's replies into results. Pure: message in, value out.
+
+A reply that contradicts the contract is a BadReply; enum values of a newer server become UNKNOWN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from multimodal.v1 import media_pb2, preprocessor_pb2
+from numpy.typing import NDArray
+
+from inference_client.errors import BadReply, SidecarError
+from inference_client.failures import from_problem
+from inference_client.results import (
+    AudioInfo,
+    Batch,
+    Cost,
+    Finished,
+    Grouping,
+    ImageInfo,
+    Inference,
+    MediaInfo,
+    Modality,
+    Model,
+    ModelState,
+    Prepared,
+    Recipe,
+    StageTimes,
+    StreamOutputs,
+    TensorSpec,
+)
+from inference_client.tensors import from_tensor, type_name
+
+_MODALITIES: Mapping[int, Modality] = {
+    media_pb2.MODALITY_IMAGE: Modality.IMAGE,
+    media_pb2.MODALITY_AUDIO: Modality.AUDIO,
+}
+_GROUPINGS: Mapping[int, Grouping] = {
+    preprocessor_pb2.GROUPING_EACH: Grouping.EACH,
+    preprocessor_pb2.GROUPING_TOGETHER: Grouping.TOGETHER,
+}
+_STATES: Mapping[int, ModelState] = {
+    preprocessor_pb2.MODEL_STATE_READY: ModelState.READY,
+    preprocessor_pb2.MODEL_STATE_UNREACHABLE: ModelState.UNREACHABLE,
+    preprocessor_pb2.MODEL_STATE_MISMATCHED: ModelState.MISMATCHED,
+}
+_TIMES = tuple(StageTimes.__dataclass_fields__)
+
+
+def times(message: media_pb2.StageTimes) -> StageTimes:
+    return StageTimes(**{name: getattr(message, name) for name in _TIMES})
+
+
+def cost(message: media_pb2.Cost) -> Cost:
+    return Cost(message.predicted_cpu_ms, message.actual_cpu_ms, message.decoded_bytes, message.output_bytes)
+
+
+def tensors(messages: Iterable[media_pb2.Tensor]) -> dict[str, NDArray[Any]]:
+    return {message.name: from_tensor(message) for message in messages}
+
+
+def media_info(message: media_pb2.MediaInfo) -> MediaInfo:
+    image, audio = message.image, message.audio
+    return MediaInfo(
+        modality=_MODALITIES.get(message.modality, Modality.UNKNOWN),
+        format=message.format,
+        encoded_bytes=message.encoded_bytes,
+        image=ImageInfo(
+            width=image.width,
+            height=image.height,
+            mode=image.mode,
+            orientation=image.orientation or 1,
+            frames=image.frames or 1,
+        )
+        if message.HasField("image")
+        else None,
+        audio=AudioInfo(
+            codec=audio.codec,
+            sample_rate=audio.sample_rate,
+            channels=audio.channels,
+            duration_s=audio.duration_s,
+        )
+        if message.HasField("audio")
+        else None,
+    )
+
+
+def prepared_batch(message: preprocessor_pb2.PreprocessResponse, count: int) -> Batch[Prepared]:
+    """The results of `count` items."""
+    _check_count(len(message.items), count)
+    return Batch(
+        tensors={},
+        items=tuple(_prepared(item, message.request_id) for item in message.items),
+        times=times(message.times),
+        cost=cost(message.cost),
+        request_id=message.request_id,
+    )
+
+
+def prepared_one(message: preprocessor_pb2.PreprocessResponse) -> Prepared:
+    """The result of the only item, with the call's own times. Raises its problem."""
+    _check_count(len(message.items), 1)
+    result = _prepared(message.items[0], message.request_id).raise_for_problem()
+    return replace(result, times=times(message.times), cost=cost(message.cost))
+
+
+def inference_batch(message: preprocessor_pb2.InferResponse, count: int) -> Batch[Inference]:
+    """The results of `count` items, and the outputs for all of them together."""
+    _check_count(len(message.items), count)
+    return Batch(
+        tensors=tensors(message.outputs),
+        items=tuple(_inference(item, message) for item in message.items),
+        times=times(message.times),
+        cost=cost(message.cost),
+        request_id=message.request_id,
+    )
+
+
+def inference_one(message: preprocessor_pb2.InferResponse, count: int) -> Inference:
+    """The answer for the only item, or for a request without media (`count` 0). Raises its problem."""
+    _check_count(len(message.items), count)
+    item = message.items[0] if message.items else media_pb2.ItemResult()
+    result = _inference(item, message).raise_for_problem()
+    return replace(
+        result,
+        # A model that takes its items together answers for the request, also when it is one item.
+        tensors={**result.tensors, **tensors(message.outputs)},
+        times=times(message.times),
+        cost=cost(message.cost),
+    )
+
+
+def model(message: preprocessor_pb2.Model) -> Model:
+    recipe = message.recipe
+    return Model(
+        name=message.name,
+        state=_STATES.get(message.state, ModelState.UNKNOWN),
+        modality=_MODALITIES.get(message.modality, Modality.UNKNOWN),
+        grouping=_GROUPINGS.get(message.grouping, Grouping.UNKNOWN),
+        problem=message.problem,
+        recipe=Recipe(recipe.processor, recipe.reference, recipe.exact, tuple(recipe.steps))
+        if message.HasField("recipe")
+        else None,
+        media_inputs=_specs(message.media_inputs),
+        inputs=_specs(message.inputs),
+        outputs=_specs(message.outputs),
+        decoupled=message.decoupled,
+        max_batch_size=message.max_batch_size,
+    )
+
+
+def models(message: preprocessor_pb2.ListModelsResponse) -> list[Model]:
+    return [model(each) for each in message.models]
+
+
+class StreamReader:
+    """Follows the events of one streamed answer, keeping the first and the last.
+
+    `prepared` is None until the media is prepared; `finished` until the model is done.
+    """
+
+    def __init__(self) -> None:
+        self.prepared: tuple[Prepared, ...] | None = None
+        self.finished: Finished | None = None
+        self.request_id = ""
+
+    def read(self, event: preprocessor_pb2.InferStreamResponse) -> StreamOutputs | None:
+        """The outputs in this event, if it is one of outputs. Unknown kinds of event are skipped."""
+        kind = event.WhichOneof("event")
+        if kind == "outputs":
+            return StreamOutputs(tensors=tensors(event.outputs.outputs), index=event.outputs.index)
+        if kind == "prepared":
+            self.request_id = event.prepared.request_id
+            self.prepared = tuple(_prepared(item, self.request_id) for item in event.prepared.items)
+        if kind == "finished":
+            end = event.finished
+            self.finished = Finished(times(end.times), cost(end.cost), end.first_output_ns, end.responses)
+        return None
+
+    def times(self) -> StageTimes:
+        """Those of the last event. Raises RuntimeError before it."""
+        if self.finished is None:
+            raise RuntimeError(
+                "the stream is not finished; loop over it to its end before asking for its times"
+            )
+        return self.finished.times
+
+    def check_finished(self) -> None:
+        """To be called when the stream has ended. Raises BadReply if it ended without saying so."""
+        if self.finished is None:
+            raise BadReply("the stream ended without its last event; some outputs may be missing")
+
+
+def _prepared(item: media_pb2.ItemResult, request_id: str) -> Prepared:
+    return Prepared(
+        tensors=tensors(item.tensors),
+        info=_info(item),
+        times=times(item.times),
+        cost=cost(item.cost),
+        problem=_problem(item),
+        request_id=request_id,
+    )
+
+
+def _inference(item: media_pb2.ItemResult, reply: preprocessor_pb2.InferResponse) -> Inference:
+    return Inference(
+        tensors=tensors(item.tensors),
+        info=_info(item),
+        times=times(item.times),
+        cost=cost(item.cost),
+        problem=_problem(item),
+        request_id=reply.request_id,
+        model=reply.upstream_model,
+        version=reply.upstream_version,
+    )
+
+
+def _info(item: media_pb2.ItemResult) -> MediaInfo | None:
+    return media_info(item.info) if item.HasField("info") else None
+
+
+def _problem(item: media_pb2.ItemResult) -> SidecarError | None:
+    return from_problem(item.problem) if item.HasField("problem") else None
+
+
+def _specs(messages: Iterable[preprocessor_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(each.name, type_name(each.data_type), tuple(each.shape), each.optional)
+        for each in messages
+    )
+
+
+def _check_count(found: int, count: int) -> None:
+    if found != count:
+        raise BadReply(f"{count} media items were sent and {found} results came back")

@@ -1,0 +1,455 @@
+"""What the verbs send and give back, for both clients, over a real channel."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from multimodal.v1 import media_pb2, preprocessor_pb2
+
+from inference_client import (
+    AsyncClient,
+    BadReply,
+    Batch,
+    CallCancelled,
+    Client,
+    CorruptMedia,
+    Cost,
+    Grouping,
+    ImageInfo,
+    MediaTooLarge,
+    Modality,
+    ModelState,
+    Prepared,
+    StageTimes,
+    TensorSpec,
+    UpstreamFailed,
+    media,
+)
+from inference_client.calls import CHUNK_BYTES
+from tests.inference_client.scripted_server import HANG, Refusal, ScriptedServer, event, serving
+
+FP32 = media_pb2.DATA_TYPE_FP32
+
+
+def tensor(name: str = "y", values: tuple[float, ...] = (1.0, 2.0)) -> media_pb2.Tensor:
+    data = np.array(values, "<f4").tobytes()
+    return media_pb2.Tensor(name=name, data_type=FP32, shape=[len(values)], data=data)
+
+
+def item(*tensors: media_pb2.Tensor) -> media_pb2.ItemResult:
+    return media_pb2.ItemResult(
+        info=media_pb2.MediaInfo(
+            modality=media_pb2.MODALITY_IMAGE,
+            format="jpeg",
+            encoded_bytes=9,
+            image=media_pb2.ImageInfo(width=4, height=3, mode="RGB"),
+        ),
+        times=media_pb2.StageTimes(decode_ns=5, total_ns=5),
+        cost=media_pb2.Cost(actual_cpu_ms=1.5),
+        tensors=tensors,
+    )
+
+
+CORRUPT = media_pb2.ItemResult(
+    problem=media_pb2.Problem(
+        code=3, reason="CORRUPT_MEDIA", message="item 1 ends early", metadata={"item": "1"}
+    )
+)
+WHOLE_TIMES = media_pb2.StageTimes(receive_ns=1, decode_ns=5, gap_ns=2, total_ns=8)
+
+
+def prepared(*items: media_pb2.ItemResult) -> preprocessor_pb2.PreprocessResponse:
+    return preprocessor_pb2.PreprocessResponse(items=items, times=WHOLE_TIMES, request_id="r1")
+
+
+def inferred(*items: media_pb2.ItemResult, **more: Any) -> preprocessor_pb2.InferResponse:
+    return preprocessor_pb2.InferResponse(items=items, times=WHOLE_TIMES, upstream_model="m1", **more)
+
+
+async def test_one_item_gives_one_result_with_the_calls_own_times(
+    caller: Any, server: ScriptedServer
+) -> None:
+    server.will("Preprocess", prepared(item(tensor())))
+    result = await caller.preprocess("clip", b"jpeg", request_id="r1")
+    assert isinstance(result, Prepared)
+    assert result.tensor("y").tolist() == [1.0, 2.0]
+    assert result.info is not None
+    assert ImageInfo(4, 3, "RGB", 1, 1) == result.info.image
+    assert result.info.modality == Modality.IMAGE
+    assert StageTimes(receive_ns=1, decode_ns=5, gap_ns=2, total_ns=8) == result.times
+    assert Cost() == result.cost
+    assert result.request_id == "r1"
+
+
+async def test_one_item_is_asked_for_as_all_or_nothing(caller: Any, server: ScriptedServer) -> None:
+    server.will("Preprocess", prepared(item()))
+    await caller.preprocess("clip", b"jpeg")
+    assert server.request("Preprocess").all_or_nothing
+
+
+async def test_a_list_gives_a_batch_in_which_a_bad_item_leaves_its_neighbours_alone(
+    caller: Any, server: ScriptedServer
+) -> None:
+    server.will("Preprocess", prepared(item(tensor()), CORRUPT))
+    good, bad = batch = await caller.preprocess("clip", [b"jpeg", b"jp"])
+    assert isinstance(batch, Batch)
+    assert not server.request("Preprocess").all_or_nothing
+    assert StageTimes(decode_ns=5, total_ns=5) == good.times
+    assert batch.times.total_ns == 8
+    assert good is good.raise_for_problem()
+    assert isinstance(bad.problem, CorruptMedia)
+    assert bad.problem.facts == {"item": "1"}
+    assert bad.problem.status == "INVALID_ARGUMENT"
+    with pytest.raises(CorruptMedia, match="item 1 ends early"):
+        bad.raise_for_problem()
+    with pytest.raises(CorruptMedia):
+        batch.raise_for_problem()
+
+
+async def test_a_list_of_one_is_still_a_list(caller: Any, server: ScriptedServer) -> None:
+    server.will("Preprocess", prepared(item()))
+    assert len(await caller.preprocess("clip", [b"jpeg"])) == 1
+
+
+async def test_a_list_can_be_asked_for_as_all_or_nothing(caller: Any, server: ScriptedServer) -> None:
+    server.will("Infer", inferred(item(), item()))
+    await caller.infer("clip", (b"a", b"b"), all_or_nothing=True)
+    assert server.request("Infer").all_or_nothing
+
+
+async def test_a_problem_of_the_only_item_is_raised_even_if_the_call_went_well(
+    caller: Any, server: ScriptedServer
+) -> None:
+    server.will("Infer", inferred(CORRUPT))
+    with pytest.raises(CorruptMedia):
+        await caller.infer("clip", b"jp")
+
+
+async def test_a_model_without_media_answers_for_the_request(caller: Any, server: ScriptedServer) -> None:
+    server.will("GetModel", preprocessor_pb2.GetModelResponse())
+    server.will("Infer", inferred(outputs=[tensor("z")]))
+    result = await caller.infer("text", inputs={"prompt": "hello"})
+    assert result.tensor().tolist() == [1.0, 2.0]
+    assert result.model == "m1"
+    assert result.info is None
+    assert list(server.request("Infer").media) == []
+
+
+async def test_a_model_that_takes_items_together_answers_in_the_batch(
+    caller: Any, server: ScriptedServer
+) -> None:
+    server.will("Infer", inferred(item(), item(), outputs=[tensor("z")]))
+    batch = await caller.infer("llava", [b"a", b"b"])
+    assert batch.tensor("z").tolist() == [1.0, 2.0]
+    assert [dict(each.tensors) for each in batch] == [{}, {}]
+
+
+async def test_a_model_that_takes_items_together_answers_a_single_item_in_its_result(
+    caller: Any, server: ScriptedServer
+) -> None:
+    server.will("Infer", inferred(item(), outputs=[tensor("z")]))
+    assert (await caller.infer("llava", b"a")).tensor("z").tolist() == [1.0, 2.0]
+
+
+async def test_fewer_results_than_items_are_a_bad_reply(caller: Any, server: ScriptedServer) -> None:
+    server.will("Infer", inferred(item()))
+    with pytest.raises(BadReply, match="2 media items were sent and 1 results came back"):
+        await caller.infer("clip", [b"a", b"b"])
+
+
+async def test_options_reach_the_request(caller: Any, server: ScriptedServer) -> None:
+    server.will("Infer", inferred(item()))
+    parameters = {"max_tokens": 7, "greedy": True, "temperature": 0.5, "stop": "."}
+    await caller.infer("clip", b"a", outputs=["y"], parameters=parameters, request_id="mine")
+    request = server.request("Infer")
+    assert list(request.outputs) == ["y"]
+    assert request.request_id == "mine"
+    assert parameters == {
+        name: getattr(value, value.WhichOneof("value")) for name, value in request.parameters.items()
+    }
+
+
+async def test_content_type_and_name_go_along(caller: Any, server: ScriptedServer, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"jpeg")
+    server.will("Preprocess", prepared(item(), item()))
+    named = media(b"jpeg", content_type="image/jpeg", name="front")
+    await caller.preprocess("clip", [named, tmp_path / "photo.jpg"])
+    sent = [(each.inline, each.content_type, each.name) for each in server.request("Preprocess").media]
+    assert sent == [(b"jpeg", "image/jpeg", "front"), (b"jpeg", "", "photo.jpg")]
+
+
+async def test_a_missing_file_is_an_os_error_and_nothing_is_sent(caller: Any, server: ScriptedServer) -> None:
+    with pytest.raises(FileNotFoundError):
+        await caller.infer("clip", "no/such/file.jpg")
+    assert server.seen == {}
+
+
+async def test_an_unknown_option_is_a_type_error(caller: Any) -> None:
+    with pytest.raises(TypeError, match="colour"):
+        await caller.infer("clip", b"a", colour="blue")
+
+
+async def test_plain_inputs_take_the_type_and_rank_that_the_model_declares_and_it_is_asked_once(
+    caller: Any, server: ScriptedServer
+) -> None:
+    specs = [
+        preprocessor_pb2.TensorSpec(name="top_k", data_type=media_pb2.DATA_TYPE_INT32, shape=[1, 1]),
+        preprocessor_pb2.TensorSpec(name="weights", data_type=media_pb2.DATA_TYPE_FP16, shape=[-1]),
+    ]
+    model = preprocessor_pb2.Model(name="m", inputs=specs)
+    server.will("GetModel", preprocessor_pb2.GetModelResponse(model=model))
+    server.will("Infer", inferred(item()))
+    for _ in range(2):
+        await caller.infer("m", b"a", {"top_k": 5, "weights": [0.5, 1], "text": "hi"})
+    top_k, weights, text = server.seen["Infer"][1][0].inputs
+    assert (
+        top_k.data_type,
+        list(top_k.shape),
+        top_k.data,
+    ) == (media_pb2.DATA_TYPE_INT32, [1, 1], b"\5\0\0\0")
+    assert np.array([0.5, 1], "<f2").tobytes() == weights.data
+    assert (text.data_type, list(text.shape), text.data) == (media_pb2.DATA_TYPE_BYTES, [1], b"\2\0\0\0hi")
+    assert server.attempts("GetModel") == 1
+
+
+async def test_a_models_declaration_is_asked_for_again_after_an_invalid_input(
+    caller: Any, server: ScriptedServer
+) -> None:
+    server.will("GetModel", preprocessor_pb2.GetModelResponse(model=preprocessor_pb2.Model(name="m")))
+    refusal = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_INPUT")
+    server.will("Infer", refusal, inferred(item()))
+    with pytest.raises(Exception, match="as the script says"):
+        await caller.infer("m", b"a", {"top_k": 5})
+    await caller.infer("m", b"a", {"top_k": 5})
+    assert server.attempts("GetModel") == 2
+
+
+async def test_models_are_told_in_full(caller: Any, server: ScriptedServer) -> None:
+    message = preprocessor_pb2.Model(
+        name="clip",
+        state=preprocessor_pb2.MODEL_STATE_READY,
+        modality=media_pb2.MODALITY_IMAGE,
+        grouping=preprocessor_pb2.GROUPING_EACH,
+        recipe=preprocessor_pb2.Recipe(processor="CLIPImageProcessor", reference="pil", steps=["resize"]),
+        media_inputs=[preprocessor_pb2.TensorSpec(name="x", data_type=FP32, shape=[3, -1])],
+        max_batch_size=8,
+    )
+    server.will("ListModels", preprocessor_pb2.ListModelsResponse(models=[message]))
+    server.will("GetModel", preprocessor_pb2.GetModelResponse(model=message))
+    (listed,) = await caller.call("models")
+    assert listed == await caller.call("model", "clip")
+    assert (
+        listed.state,
+        listed.modality,
+        listed.grouping,
+    ) == (ModelState.READY, Modality.IMAGE, Grouping.EACH)
+    assert (TensorSpec("x", "FP32", (3, -1)),) == listed.media_inputs
+    assert listed.recipe.steps == ("resize",)
+    assert server.request("GetModel").model == "clip"
+
+
+async def test_enum_values_of_a_newer_server_are_unknown(caller: Any, server: ScriptedServer) -> None:
+    newer = preprocessor_pb2.Model(name="m", state=99, modality=99, grouping=99)  # type: ignore[arg-type]
+    server.will("GetModel", preprocessor_pb2.GetModelResponse(model=newer))
+    model = await caller.call("model", "m")
+    assert (
+        model.state,
+        model.modality,
+        model.grouping,
+    ) == (ModelState.UNKNOWN, Modality.UNKNOWN, Grouping.UNKNOWN)
+
+
+class TestStreams:
+    PREPARED = event(prepared=preprocessor_pb2.Prepared(items=[item()], request_id="r1"))
+    FINISHED = event(finished=preprocessor_pb2.Finished(times=WHOLE_TIMES, first_output_ns=3, responses=2))
+
+    @staticmethod
+    def outputs(index: int) -> preprocessor_pb2.InferStreamResponse:
+        return event(outputs=preprocessor_pb2.StreamOutputs(outputs=[tensor()], index=index))
+
+    async def test_outputs_come_one_by_one_and_the_end_tells_the_times(
+        self, caller: Any, server: ScriptedServer
+    ) -> None:
+        server.will("InferStream", [self.PREPARED, self.outputs(0), self.outputs(1), self.FINISHED])
+        seen: list[Any] = []
+
+        def watch(stream: Any) -> None:
+            seen.append((stream.prepared[0].info.format, stream.finished))
+
+        outputs, stream = await caller.stream("s", b"a", watch=watch)
+        assert [each.index for each in outputs] == [0, 1]
+        assert seen == [("jpeg", None), ("jpeg", None)]
+        assert stream.times.total_ns == 8
+        assert (stream.finished.first_output_ns, stream.finished.responses) == (3, 2)
+
+    async def test_leaving_early_cancels_the_call_on_the_server(
+        self, caller: Any, server: ScriptedServer
+    ) -> None:
+        server.will("InferStream", [self.outputs(0), HANG])
+        outputs, stream = await caller.stream("s", b"a", most=1)
+        await server.left.wait()
+        assert len(outputs) == 1
+        with pytest.raises(RuntimeError, match="not finished"):
+            _ = stream.times
+
+    async def test_closing_while_another_waits_ends_the_loop_as_cancelled(
+        self, caller: Any, server: ScriptedServer
+    ) -> None:
+        server.will("InferStream", [self.outputs(0), HANG])
+
+        closing: list[Any] = []
+
+        def close(stream: Any) -> None:
+            if (coroutine := stream.close()) is not None:
+                closing.append(asyncio.ensure_future(coroutine))
+
+        with pytest.raises(CallCancelled):
+            await caller.stream("s", b"a", watch=close)
+        await asyncio.gather(*closing)
+
+    async def test_a_failure_in_the_middle_is_raised_after_the_outputs_before_it(
+        self, caller: Any, server: ScriptedServer
+    ) -> None:
+        failure = Refusal(grpc.StatusCode.INTERNAL, "UPSTREAM_FAILED")
+        server.will("InferStream", [self.outputs(0), failure])
+        seen: list[Any] = []
+        with pytest.raises(UpstreamFailed):
+            await caller.stream("s", b"a", watch=seen.append)
+        assert len(seen) == 1
+
+    async def test_a_stream_that_ends_without_its_last_event_is_a_bad_reply(
+        self, caller: Any, server: ScriptedServer
+    ) -> None:
+        server.will("InferStream", [self.outputs(0)])
+        with pytest.raises(BadReply, match="without its last event"):
+            await caller.stream("s", b"a")
+
+    async def test_events_of_a_newer_server_are_skipped(self, caller: Any, server: ScriptedServer) -> None:
+        server.will("InferStream", [event(), self.FINISHED])
+        outputs, _ = await caller.stream("s", b"a")
+        assert outputs == []
+
+
+class TestUploads:
+    async def test_media_beyond_the_threshold_travels_in_pieces(
+        self, connect: Any, server: ScriptedServer, tmp_path: Path
+    ) -> None:
+        big = bytes(range(256)) * (CHUNK_BYTES // 256) + b"tail"
+        (tmp_path / "big.wav").write_bytes(big)
+        server.will("InferUpload", preprocessor_pb2.InferUploadResponse(response=inferred(item(), item())))
+        caller = connect(server.address, upload_threshold=CHUNK_BYTES)
+        await caller.infer("m", [tmp_path / "big.wav", b"small"], request_id="mine")
+        first, *parts = server.seen["InferUpload"][0]
+        assert first.request.request_id == "mine"
+        assert [len(big), 5] == [each.chunked.total_bytes for each in first.request.media]
+        assert [(p.chunk.media_index, len(p.chunk.data)) for p in parts] == [(0, CHUNK_BYTES), (0, 4), (1, 5)]
+        assert big == parts[0].chunk.data + parts[1].chunk.data
+
+    async def test_media_up_to_the_threshold_goes_in_one_message(
+        self, connect: Any, server: ScriptedServer
+    ) -> None:
+        server.will("Preprocess", prepared(item()))
+        await connect(server.address, upload_threshold=4).preprocess("m", b"1234")
+        assert list(server.seen) == ["Preprocess"]
+
+    async def test_each_verb_has_its_upload(self, connect: Any, server: ScriptedServer) -> None:
+        server.will("PreprocessUpload", preprocessor_pb2.PreprocessUploadResponse(response=prepared(item())))
+        stream_end = preprocessor_pb2.InferStreamUploadResponse(response=TestStreams.FINISHED)
+        server.will("InferStreamUpload", [stream_end])
+        caller = connect(server.address, upload_threshold=0)
+        assert (await caller.preprocess("m", b"1")).info.format == "jpeg"
+        _, stream = await caller.stream("m", b"1")
+        assert stream.times.total_ns == 8
+
+    async def test_an_upload_refused_by_its_first_message_is_not_sent_on(
+        self, connect: Any, server: ScriptedServer
+    ) -> None:
+        too_large = Refusal(grpc.StatusCode.INVALID_ARGUMENT, "MEDIA_TOO_LARGE", unread=True)
+        server.will("InferUpload", too_large)
+        server.will("InferStreamUpload", too_large)
+        caller = connect(server.address, upload_threshold=1)
+        with pytest.raises(MediaTooLarge):
+            await caller.infer("m", bytes(64 * CHUNK_BYTES))
+        with pytest.raises(MediaTooLarge):
+            await caller.stream("m", bytes(64 * CHUNK_BYTES))
+
+    async def test_a_file_that_cannot_be_read_while_it_is_sent_is_an_os_error(
+        self, connect: Any, server: ScriptedServer, tmp_path: Path
+    ) -> None:
+        answer = Refusal(grpc.StatusCode.INTERNAL)
+        server.will("InferUpload", answer)
+        server.will("InferStreamUpload", answer)
+        caller = connect(server.address, upload_threshold=1)
+        with pytest.raises(IsADirectoryError):
+            await caller.infer("m", tmp_path)
+        with pytest.raises(IsADirectoryError):
+            await caller.stream("m", tmp_path)
+
+    async def test_an_empty_item_among_pieces_stays_an_empty_item(
+        self, connect: Any, server: ScriptedServer
+    ) -> None:
+        server.will("InferUpload", preprocessor_pb2.InferUploadResponse(response=inferred(item(), item())))
+        await connect(server.address, upload_threshold=1).infer("m", [b"", b"12"])
+        assert [each.WhichOneof("source") for each in server.seen["InferUpload"][0][0].request.media] == [
+            "inline",
+            "chunked",
+        ]
+
+
+async def test_a_unix_socket_serves_as_well(connect: Any, tmp_path: Path) -> None:
+    async with serving(f"unix://{tmp_path}/s.sock") as server:
+        server.will("Preprocess", prepared(item()))
+        assert (await connect(server.address).preprocess("clip", b"a")).info.format == "jpeg"
+
+
+async def test_a_closed_client_says_so(caller: Any) -> None:
+    await caller.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await caller.infer("clip", b"a")
+    assert "closed" in repr(caller.client)
+
+
+def test_both_clients_have_the_same_verbs_and_signatures() -> None:
+    def verbs(kind: type) -> dict[str, list[tuple[str, Any, Any]]]:
+        return {
+            name: [(p.name, p.kind, p.default) for p in inspect.signature(member).parameters.values()]
+            for name, member in vars(kind).items()
+            if inspect.isfunction(member) and not name.startswith("_")
+        }
+
+    assert verbs(Client) == verbs(AsyncClient)
+    assert inspect.signature(Client.__init__).parameters.keys() == (
+        inspect.signature(AsyncClient.__init__).parameters.keys()
+    )
+
+
+async def test_closing_the_client_ends_its_calls_as_cancelled(caller: Any, server: ScriptedServer) -> None:
+    server.will("Infer", HANG)
+    task = asyncio.create_task(caller.infer("m", b"a"))
+    await server.hanging.wait()
+    await caller.close()
+    with pytest.raises(CallCancelled):
+        await task
+
+
+async def test_cancelling_the_task_that_awaits_cancels_the_call(server: ScriptedServer) -> None:
+    server.will("Infer", HANG)
+    async with AsyncClient(server.address) as client:
+        task = asyncio.create_task(client.infer("m", b"a"))
+        await server.hanging.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.left.wait()
+
+
+def test_the_blocking_client_closes_with_its_block() -> None:
+    with Client("127.0.0.1:1") as client:
+        assert repr(client) == "Client('127.0.0.1:1')"
+    assert repr(client) == "Client('127.0.0.1:1', closed)"
