@@ -59,6 +59,10 @@ CODECS: Final = (
 # FFmpeg's decoders of those codecs: the same names, and the variants that builds prefer.
 _DECODERS = (*CODECS, "mp3float", "mp2float", "libopus", "libvorbis")
 
+RATES: Final = range(1_000, 768_001)
+"""Sample rates that are believed, hertz: from below telephony to the fastest converters. A resampler's
+filter grows with the ratio of rates: from a claim of 2 GHz to 16 kHz it takes 1 GB and 5 seconds."""
+
 OPEN_OPTIONS: Final = {
     "codec_whitelist": ",".join(_DECODERS),
     # FFmpeg looks through up to 2,500 packets of 16-bit WAV for hidden DTS: 18 ms for 5 MB. Not here.

@@ -42,8 +42,9 @@ from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import AudioInfo, DecodeTarget, Samples, Source
 from sidecar.stages import ffmpeg
 
-# Seconds a block: long enough that Python is not noticed, short enough that a limit is met early.
-_BLOCK_S = 10
+# Samples a block, ten seconds at 48 kHz: long enough that Python is not noticed, short enough that a
+# limit is met early.
+_BLOCK = 480_000
 # One lost packet is let pass for each of these seconds begun: a quarter of a percent of AAC at 48 kHz.
 _SECONDS_PER_LOST_PACKET = 10
 # No file of the hours that anyone admits may lose more than this; ends a walk through garbage.
@@ -85,7 +86,6 @@ def _graph(descriptor: int, info: AudioInfo, target: DecodeTarget) -> tuple[Grap
     graph = Graph()
     graph.threads = 1
     options = {**ffmpeg.OPEN_OPTIONS, "protocol_whitelist": "fd", "fd": str(descriptor)}
-    rate = target.rate or info.sample_rate
     chain = [
         graph.add(
             "amovie",
@@ -101,7 +101,7 @@ def _graph(descriptor: int, info: AudioInfo, target: DecodeTarget) -> tuple[Grap
         chain.append(graph.add("aformat", "sample_fmts=flt:channel_layouts=mono"))
     else:
         chain.append(graph.add("aformat", "sample_fmts=flt"))
-    chain.append(graph.add("asetnsamples", f"n={_BLOCK_S * rate}:p=0"))
+    chain.append(graph.add("asetnsamples", f"n={_BLOCK}:p=0"))
     chain.append(graph.add("abuffersink"))
     graph.link_nodes(*chain).configure()
     return graph, chain[-1]

@@ -1,8 +1,8 @@
 """From items to the requests that a model takes, and from its answers back to items.
 
 Pure. A row is what one item gives: a packed tensor for each of the binding's media inputs, in its
-order, by the recipe's names, shaped without batch or items axis; what is sent bears the model's names. Joining copies each byte once at most, and not at all for
-a single row; splitting an answer copies nothing.
+order, by the recipe's names, shaped without batch or items axis; what is sent bears the model's names.
+Joining copies each byte once at most, and not at all for a single row; splitting an answer copies nothing.
 """
 
 from __future__ import annotations

@@ -47,6 +47,11 @@ def _facts(source: Source, name: str, stream: AudioStream, container_duration: i
             f"{source.label} is {name} whose header gives no sample rate or no channels: "
             "check that the whole file was sent"
         )
+    if codec.sample_rate not in ffmpeg.RATES:
+        raise UnsupportedMedia(
+            f"{source.label} claims {codec.sample_rate} samples a second, and {ffmpeg.RATES[0]} to "
+            f"{ffmpeg.RATES[-1]} are taken: send it at a usual rate"
+        )
     duration = None
     if stream.duration is not None and stream.time_base is not None:
         duration = float(stream.duration * stream.time_base)
