@@ -18,5 +18,6 @@ CLIP: Final = Defaults(
     std=(0.26862954, 0.26130258, 0.27577711),
     size=ShortestEdge(224),
     square=False,
+    converts_rgb=True,
     crop=(224, 224),
 )

@@ -5,7 +5,8 @@ defaults for its keys; so here they are one recipe, and a family is a set of def
 
 Keys: `do_resize`, `size`, `default_to_square`, `resample`; `do_center_crop`, `crop_size`; `do_rescale`,
 `rescale_factor`; `do_normalize`, `image_mean`, `image_std`; `do_pad`, which is refused, since padding
-depends on a batch's other pictures. Pictures are RGB when they come here, whatever `do_convert_rgb` says.
+depends on a batch's other pictures. Pictures are RGB when they come here; `do_convert_rgb` decides only what
+becomes of the one colour that a GIF or PNG declares transparent: transformers' own conversion makes it white.
 
 Output: `pixel_values`, float32 [3, height, width]; bare bytes (UINT8) where the model normalises by itself.
 """
@@ -56,18 +57,20 @@ _TYPES: Final = frozenset({DataType.FP32, DataType.FP16, DataType.BF16, DataType
 
 BILINEAR: Final = 2
 BICUBIC: Final = 3
+# The filters for which torchvision's bits can be had from a PIL: lanczos and these two.
+_FILTERS_OF_TORCHVISION: Final = frozenset({1, BILINEAR, BICUBIC})
 
 # What transformers' loaders read, write or take at call time, and what cannot matter here: one picture at
 # a time, in RGB, into one layout.
 _HARMLESS: Final = frozenset({
     "_name_or_path", "_processor_class", "_valid_processor_keys", "auto_map", "data_format", "device",
-    "disable_grouping", "do_convert_rgb", "feature_extractor_type", "image_processor_type",
+    "disable_grouping", "feature_extractor_type", "image_processor_type",
     "image_seq_length", "input_data_format", "model_input_names", "pad_size", "processor_class",
     "return_tensors", "transformers_version",
 })  # fmt: skip
 _DRIVING: Final = frozenset({
-    "crop_size", "default_to_square", "do_center_crop", "do_normalize", "do_pad", "do_rescale", "do_resize",
-    "image_mean", "image_std", "resample", "rescale_factor", "size", "use_square_size",
+    "crop_size", "default_to_square", "do_center_crop", "do_convert_rgb", "do_normalize", "do_pad",
+    "do_rescale", "do_resize", "image_mean", "image_std", "resample", "rescale_factor", "size", "use_square_size",
 })  # fmt: skip
 
 # Which backend a class name asks for. A plain name asks for none.
@@ -88,6 +91,7 @@ class Defaults:
     std: Triple
     size: Rule
     square: bool
+    converts_rgb: bool
     crop: Size | None = None
 
 
@@ -105,6 +109,7 @@ class PixelRecipe:
     resample: int
     crop: Size | None
     normalization: Normalization
+    white_transparency: bool
     ignored: tuple[str, ...] = ()
 
     @property
@@ -114,8 +119,10 @@ class PixelRecipe:
     @property
     def steps(self) -> tuple[str, ...]:
         how, steps = self.normalization, []
+        if self.white_transparency:
+            steps.append("RGB; a colour declared transparent becomes white")
         if self.rule is not None:
-            steps.append(f"resize ({FILTERS[self.resample]}, antialiased) {self.rule}")
+            steps.append(f"resize ({FILTERS[self.resample]}) {self.rule}")
         if self.crop is not None:
             steps.append(
                 f"centre crop to {self.crop[0]}x{self.crop[1]} (height x width), zeros around smaller pictures"
@@ -142,7 +149,7 @@ class PixelRecipe:
 
     @property
     def decode_target(self) -> DecodeTarget:
-        return DecodeTarget()
+        return DecodeTarget(white_transparency=self.white_transparency)
 
     def accepts(self, output: str, data_type: DataType) -> bool:
         return output == OUTPUT and data_type in _TYPES
@@ -153,7 +160,8 @@ class PixelRecipe:
             raise InternalError(f"{self.processor} was asked about a sound")
         width, height = info.upright_size
         target, crop = self._geometry((height, width))
-        check_resized_size(target)
+        if self.rule is not None:
+            check_resized_size(target)
         height, width = target if crop is None else crop.size
         return 3 * height * width * DataType.FP32.itemsize
 
@@ -200,6 +208,7 @@ def pixel_recipe(config: Config, processor: str, defaults: Defaults, choice: Cho
         resample,
         crop,
         _normalization(config, defaults),
+        config.flag("do_convert_rgb", defaults.converts_rgb),
         config.ignored(_HARMLESS | _DRIVING),
     )
 
@@ -277,7 +286,7 @@ def _followed(config: Config, processor: str, resample: int | None, choice: Choi
     Raises RecipeError where `choice` names no reference of pixels, or wants `exact` and cannot have it.
     """
     met: frozenset[Reference] = frozenset(_REMEDIES) if resample is None else references_met(resample)
-    reference = _reference(config, processor, choice)
+    reference = _reference(config, processor, choice, met)
     if reference in met or not choice.exact:
         return reference, reference in met
     gives = f"those of the {next(iter(met))} backend" if met else "those of neither backend"
@@ -295,7 +304,7 @@ def _followed(config: Config, processor: str, resample: int | None, choice: Choi
     )
 
 
-def _reference(config: Config, processor: str, choice: Choice) -> Reference:
+def _reference(config: Config, processor: str, choice: Choice, met: frozenset[Reference]) -> Reference:
     for known in _REMEDIES:
         if choice.reference == known:
             return known
@@ -310,9 +319,6 @@ def _reference(config: Config, processor: str, choice: Choice) -> Reference:
     for suffix, reference in _SUFFIXES.items():
         if processor.endswith(suffix):
             return reference
-    # A plain name means either backend in transformers, whichever is installed. Bicubic stands for the
-    # engine at hand, so that a model that does not resize gets the same formula as its neighbours.
-    return next(iter(references_met(BICUBIC)), "pil")
-
-
-_FILTERS_OF_TORCHVISION: Final = frozenset({1, BILINEAR, BICUBIC})
+    # A plain name means either backend in transformers, whichever is installed; here it means one whose bits
+    # can be had. Where both can, because nothing is resized, it is the one that bicubic models get here.
+    return next(iter(met & references_met(BICUBIC) or met), "pil")

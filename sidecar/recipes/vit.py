@@ -14,5 +14,9 @@ from sidecar.stages.transform.geometry import Fixed
 
 _HALF: Final = (0.5, 0.5, 0.5)
 
-VIT: Final = Defaults(resample=BILINEAR, mean=_HALF, std=_HALF, size=Fixed(224, 224), square=True)
-SIGLIP: Final = Defaults(resample=BICUBIC, mean=_HALF, std=_HALF, size=Fixed(224, 224), square=False)
+VIT: Final = Defaults(
+    resample=BILINEAR, mean=_HALF, std=_HALF, size=Fixed(224, 224), square=True, converts_rgb=False
+)
+SIGLIP: Final = Defaults(
+    resample=BICUBIC, mean=_HALF, std=_HALF, size=Fixed(224, 224), square=False, converts_rgb=True
+)
