@@ -12,6 +12,8 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from threadpoolctl import threadpool_limits
+
 from sidecar.catalogue import Catalogue
 from sidecar.edge.preprocessor import Preprocessor
 from sidecar.edge.server import Server
@@ -46,6 +48,8 @@ class App:
             catalogue = Catalogue(settings.models, upstream)
             parts.push_async_callback(catalogue.close)
             await catalogue.open()
+            # Parallel over items, one thread inside each: a library's own threads would fight for the cores.
+            parts.enter_context(threadpool_limits(1))
             plan = plan_threads(settings.threads, len(os.sched_getaffinity(0)))
             workers = ThreadWorkers(plan)
             parts.callback(workers.close)

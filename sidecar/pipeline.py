@@ -209,6 +209,7 @@ class Pipeline:
         check_label(item.source, item.info)
         _check_modality(model, item.source, item.info)
         self._limits.check(item.source, item.info)
+        item.output_bytes = model.recipe.output_bytes(item.info)
         item.cost = predict(item.info)
         with item.timeline.measure(Stage.ADMIT):
             ticket = await entry.places.ticket(item.info.modality, item.cost, deadline)

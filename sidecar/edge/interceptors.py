@@ -69,10 +69,9 @@ class Arounds(grpc.aio.ServerInterceptor):
             message: object,
             context: Context,
         ) -> AsyncIterator[object]:
-            async with self._entered(method, context):
-                async with aclosing(behaviour(message, context)) as responses:
-                    async for response in responses:
-                        yield response
+            async with self._entered(method, context), aclosing(behaviour(message, context)) as responses:
+                async for response in responses:
+                    yield response
 
         name, make, streams = _KINDS[bool(handler.request_streaming), bool(handler.response_streaming)]
         # `partial` and not a lambda: gRPC looks whether a method is asynchronous before it calls it.

@@ -80,9 +80,14 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: errors
         ("grpc-status-details-bin", _details(error).SerializeToString())
     ]
     if isinstance(error, errors.CapacityError):
-        trailers.append(("grpc-retry-pushback-ms", str(math.ceil(error.retry_after_s * 1e3))))
+        trailers.append(("grpc-retry-pushback-ms", str(_pushback_ms(error))))
     await context.abort(STATUS[type(error)], error.message, tuple(trailers))
     raise AssertionError("abort raises")
+
+
+def _pushback_ms(error: errors.CapacityError) -> int:
+    """Milliseconds, never below 10: grpcio 1.85 hangs a call whose push-back or backoff is shorter."""
+    return max(10, math.ceil(error.retry_after_s * 1e3))
 
 
 def _details(error: errors.SidecarError) -> status_pb2.Status:
