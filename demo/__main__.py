@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from testbed.triton import Triton
 
 from inference_client import Client, Inference
 from testbed.sidecar import sidecar_process
+from testbed.triton import Triton
 
 SETTINGS = Path(__file__).parent / "sidecar.yaml"
 MEDIA = Path(__file__).parents[1] / "testbed" / "media"

@@ -25,8 +25,16 @@ pip_from_debian() {
     debs="$dir/.debs"
     mkdir -p "$debs"
     say "python3 has no ensurepip: taking pip from Debian's package python3-pip-whl"
-    (cd "$debs" && { apt-get download -qq python3-pip-whl || { apt-get update -qq && apt-get download -qq python3-pip-whl; }; } &&
-        for deb in *.deb; do dpkg -x "$deb" .; done) || return 1
+    # Without package lists, as in a fresh container image, they are fetched into a folder of our own,
+    # because only root may write apt's.
+    (
+        cd "$debs"
+        apt-get download -qq python3-pip-whl 2>/dev/null || {
+            mkdir -p state/lists/partial cache/archives/partial
+            set -- -o APT::Sandbox::User=root -o "Dir::Cache=$PWD/cache" -o "Dir::State::Lists=$PWD/state/lists"
+            apt-get "$@" update -qq && apt-get "$@" download -qq python3-pip-whl
+        }
+    ) && dpkg -x "$(ls "$debs"/python3-pip-whl_*.deb)" "$debs" || return 1
     wheel=$(ls "$debs"/usr/share/python-wheels/pip-*.whl)
     "$dir/bin/python" "$wheel/pip" install -q --no-index --find-links "$debs/usr/share/python-wheels" pip && rm -rf "$debs"
 }

@@ -83,6 +83,7 @@ def test_recipes_cross_process_boundaries() -> None:
 def test_steps_tell_the_numbers() -> None:
     steps = load_recipe(CHECKPOINTS / "clip-vit-base-patch32").steps
     assert (
+        "RGB; a colour declared transparent becomes white",
         "resize (bicubic) shortest edge to 224",
         "centre crop to 224x224 (height x width), zeros around smaller pictures",
         "rescale: times 0.00392156862745098",
