@@ -38,7 +38,7 @@ lint: setup ## check style, types, import contracts, the wire contract and what 
 
 .PHONY: bench
 bench: setup testbed ## run the benchmarks and write bench/results/
-	@$(RUN) -m bench
+	@$(RUN) -m bench && $(RUN) scripts/figures.py
 
 .PHONY: protos
 protos: setup ## generate the contract's Python code anew

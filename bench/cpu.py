@@ -1,8 +1,9 @@
 """What a served picture costs in CPU beside the bare work: the sidecar's overhead, as a ratio.
 
 Bare: decode, transform and pack of the same code in this process, on as many threads as the sidecar
-has. Served: the same pictures through a real channel to a sidecar in a process of its own, whose CPU
-time is read from the kernel. Rounds alternate, so that the machine's moods meet both; medians of five.
+has; decode alone beside it. Served: the same pictures through a real channel to a sidecar in a process
+of its own, whose CPU time is read from the kernel. Rounds alternate, so that the machine's moods meet
+both; medians of five.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import statistics
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ from PIL import Image
 from bench.report import report
 from inference_client import Client
 from sidecar.deadline import Deadline
-from sidecar.media import DataType, DecodeTarget, Source
+from sidecar.media import DataType, Source
 from sidecar.recipes.loader import load_recipe
+from sidecar.stages.decode import decode
 from sidecar.stages.probe import probe
 from sidecar.workers.worker import Job, work
 from testbed.pictures import noise, ramp
 from testbed.sidecar import sidecar_process
+from testbed.triton import Triton
 
 CHECKPOINT = Path(__file__).parents[1] / "testbed" / "checkpoints" / "clip-vit-base-patch32"
 SIZES = {"640x480": (480, 640), "1920x1080": (1080, 1920), "4000x3000": (3000, 4000)}
@@ -37,47 +41,53 @@ THREADS = 2
 
 
 def run() -> dict[str, Any]:
-    """Measures each size; times in milliseconds of CPU an image."""
-    settings = {"models.clip.recipe": str(CHECKPOINT), "threads.image": str(THREADS), "log.level": "warning"}
-    with sidecar_process(settings) as sidecar, Client(sidecar.address) as client:
-        cases = [case(size, client, sidecar.pid) for size in SIZES]
+    """Measures each size prepared, and one delivered to a model too; milliseconds of CPU an image."""
+    settings = {
+        "models.clip.recipe": str(CHECKPOINT),
+        "models.clip.upstream": "checksum_fp32",
+        "threads.image": str(THREADS),
+        "log.level": "warning",
+    }
+    with (
+        Triton.start(models=("checksum_fp32",)) as triton,
+        sidecar_process({**settings, "triton": triton.grpc_address}) as sidecar,
+        Client(sidecar.address) as client,
+    ):
+        cases = [measure(size, "Preprocess", client.preprocess, sidecar.pid) for size in SIZES]
+        cases.append(measure("1920x1080", "Infer", client.infer, sidecar.pid))
     return report("cpu", cases, [])
 
 
-def case(size: str, client: Client, pid: int) -> dict[str, Any]:
-    """One size: CPU of the bare work and of the sidecar, an image, and their ratio."""
+def measure(size: str, verb: str, call: Callable[[str, bytes], object], pid: int) -> dict[str, Any]:
+    """One size and verb: CPU of the bare work and of the sidecar, an image, and their ratio."""
     data, count = photo(*SIZES[size]), ROUND[size]
-    recipe = load_recipe(CHECKPOINT)
-    source = Source(data)
-    types = {"pixel_values": DataType.FP32}
-    job = Job(source, probe(source), recipe, DecodeTarget(), types, Deadline(None))
+    source, recipe = Source(data), load_recipe(CHECKPOINT)
+    info, target = probe(source), recipe.decode_target
+    job = Job(source, info, recipe, target, {"pixel_values": DataType.FP32}, Deadline(None))
+    spent: dict[str, list[float]] = {"decode": [], "bare": [], "served": [], "ratio": []}
     with ThreadPoolExecutor(THREADS) as threads:
 
-        def many(once: Callable[[], object]) -> None:
+        def an_image(once: Callable[[], object], of: int) -> float:
+            begun = cpu_ms(of)
             for done in [threads.submit(once) for _ in range(count)]:
                 done.result()
+            return (cpu_ms(of) - begun) / count
 
-        def ask() -> object:
-            return client.preprocess("clip", data)
-
-        bare, served, ratios = [], [], []
-        many(ask)
-        many(lambda: work(job))
+        an_image(partial(call, "clip", data), pid)
+        an_image(partial(work, job), os.getpid())
         for _ in range(ROUNDS):
-            begun = cpu_ms(os.getpid())
-            many(lambda: work(job))
-            bare.append((cpu_ms(os.getpid()) - begun) / count)
-            begun = cpu_ms(pid)
-            many(ask)
-            served.append((cpu_ms(pid) - begun) / count)
-            ratios.append(served[-1] / bare[-1])
+            spent["decode"].append(an_image(partial(decode, source, info, target), os.getpid()))
+            spent["bare"].append(an_image(partial(work, job), os.getpid()))
+            spent["served"].append(an_image(partial(call, "clip", data), pid))
+            spent["ratio"].append(spent["served"][-1] / spent["bare"][-1])
+    median = {name: statistics.median(values) for name, values in spent.items()}
     return {
-        "case": f"JPEG {size} to CLIP 224, Preprocess",
+        "case": f"JPEG {size} to CLIP 224, {verb}",
         "encoded_kib": round(len(data) / 1024),
-        "bare_cpu_ms": round(statistics.median(bare), 3),
-        "served_cpu_ms": round(statistics.median(served), 3),
-        "served_over_bare": round(statistics.median(ratios), 3),
-        "efficiency": round(1 / statistics.median(ratios), 3),
+        "decode_cpu_ms": round(median["decode"], 2),
+        "bare_cpu_ms": round(median["bare"], 2),
+        "served_cpu_ms": round(median["served"], 2),
+        "served_over_bare": round(median["ratio"], 3),
     }
 
 

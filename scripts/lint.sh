@@ -26,5 +26,7 @@ for file in "$fresh"/multimodal/v1/*; do
     }
 done
 say "locks name no registry host"
-! grep -nE '://' requirements/*.lock
+if grep -nE '://' requirements/*.lock; then exit 1; fi
+say "figures in the docs are those of bench/results"
+$bin/python scripts/figures.py --check
 say "all is well"

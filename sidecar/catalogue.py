@@ -20,7 +20,6 @@ from annotated_types import Ge
 from sidecar.deadline import Deadline
 from sidecar.errors import (
     ModelMismatch,
-    SettingsError,
     SidecarError,
     UnknownModel,
     UpstreamError,
@@ -119,7 +118,7 @@ class Catalogue:
             return
         await asyncio.gather(*(self._describe(name) for name in self._models))
         for model in self._models.values():
-            if isinstance(model.problem, ModelMismatch | SettingsError):
+            if isinstance(model.problem, ModelMismatch):
                 raise model.problem
             if model.problem is not None:
                 log.warning("model %s is not reachable yet: %s", model.name, model.problem.message)
