@@ -7,7 +7,7 @@ the bytes mean is probe's business. It raises InvalidRequest and MediaTooLarge, 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from multimodal.v1 import media_pb2, preprocessor_pb2
 
@@ -19,6 +19,7 @@ from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.upstream import ParameterValue
 
 RequestMessage = preprocessor_pb2.PreprocessRequest | preprocessor_pb2.InferRequest
+Message = TypeVar("Message", preprocessor_pb2.PreprocessRequest, preprocessor_pb2.InferRequest)
 
 _DATA_TYPES: Mapping[int, DataType] = {
     media_pb2.DataType.Value(f"DATA_TYPE_{data_type.value}"): data_type for data_type in DataType
@@ -137,10 +138,10 @@ class Assembly:
         return tuple(sources)
 
 
-async def first_part(parts: AsyncIterator[UploadPart]) -> RequestMessage:
+async def first_part(parts: AsyncIterator[UploadPart], kind: type[Message]) -> Message:
     """The request of an upload. Raises InvalidRequest when the stream begins otherwise."""
     async for part in parts:
-        if _which(part) == "request":
+        if _which(part) == "request" and isinstance(part.request, kind):
             return part.request
         break
     raise InvalidRequest("an upload begins with the `request`, then its chunks", field="part")
