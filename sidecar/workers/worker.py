@@ -20,7 +20,10 @@ from sidecar.stages.pack import pack
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One item to prepare: its bytes and facts, by which recipe, into which element types."""
+    """One item to prepare: its bytes and facts, by which recipe, into which element types.
+
+    An optional output of the recipe that `data_types` does not name is not made: the model has no use for it.
+    """
 
     source: Source
     info: MediaInfo
@@ -50,5 +53,5 @@ def work(job: Job) -> Done:
     with timeline.measure(Stage.TRANSFORM):
         shaped = job.recipe.transform(frames)
     with timeline.measure(Stage.PACK):
-        tensors = pack(shaped, job.data_types)
+        tensors = pack([each for each in shaped if each.name in job.data_types], job.data_types)
     return Done(tensors, timeline.spent, (time.thread_time_ns() - cpu_begun) / 1e6)

@@ -6,7 +6,7 @@ import asyncio
 import io
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -109,6 +109,13 @@ async def test_a_job_gives_tensors_and_a_time_for_each_of_its_stages(
     assert [tensor.shape for tensor in done.tensors] == [(4, 5, 3)]
     assert set(done.spent) == {Stage.DECODE, Stage.TRANSFORM, Stage.PACK}
     assert done.cpu_ms > 0
+
+
+async def test_an_output_that_the_model_has_no_use_for_is_not_packed(
+    workers: ThreadWorkers, gate: Gate
+) -> None:
+    unwanted = replace(await job(workers, free()), data_types={})
+    assert (await workers.run(unwanted, await ticket(gate))).tensors == ()
 
 
 async def test_a_ticket_is_released_when_the_job_has_ended(workers: ThreadWorkers, gate: Gate) -> None:
