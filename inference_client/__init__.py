@@ -30,7 +30,7 @@ grpcio and numpy alone; it must never import the server, and never needs Pillow.
 """
 
 from inference_client.aio import AsyncClient, AsyncInferenceStream
-from inference_client.calls import CallOptions, InferOptions
+from inference_client.calls import CallOptions, InferOptions, PreprocessOptions
 from inference_client.client import Client, InferenceStream
 from inference_client.connection import Retries
 from inference_client.errors import (
@@ -126,6 +126,7 @@ __all__ = [
     "ModelState",
     "Overloaded",
     "Prepared",
+    "PreprocessOptions",
     "Recipe",
     "Retries",
     "ServerUnavailable",

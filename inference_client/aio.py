@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from multimodal.v1 import preprocessor_pb2_grpc
 
 from inference_client import failures
-from inference_client.calls import Call, CallOptions, Calls, InferOptions, Outgoing
+from inference_client.calls import Call, Calls, InferOptions, Outgoing, PreprocessOptions
 from inference_client.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_RETRIES,
@@ -66,7 +66,12 @@ class AsyncClient:
 
     @overload
     async def preprocess(  # type: ignore[overload-overlap]  # a str is a path here, never a list of paths
-        self, model: str, media: MediaItem, *, timeout: float | None = None, **options: Unpack[CallOptions]
+        self,
+        model: str,
+        media: MediaItem,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[PreprocessOptions],
     ) -> Prepared: ...
     @overload
     async def preprocess(
@@ -75,7 +80,7 @@ class AsyncClient:
         media: Sequence[MediaItem],
         *,
         timeout: float | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[PreprocessOptions],
     ) -> Batch[Prepared]: ...
     async def preprocess(
         self,
@@ -83,13 +88,13 @@ class AsyncClient:
         media: MediaItem | Sequence[MediaItem],
         *,
         timeout: float | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[PreprocessOptions],
     ) -> Prepared | Batch[Prepared]:
         """Media in, tensors out: what the model's own processor would give. The model is not asked.
 
         One item gives one result, and its problem is raised. A list gives a batch with a result an
         item, each with its own `problem`. `timeout` is in seconds, waiting and retries included; None
-        means the client's own. Options: see CallOptions.
+        means the client's own. Options: see PreprocessOptions.
         """
         until = self._until(timeout)
         call = await _make(media, partial(self._calls.preprocess, model, media, **options))

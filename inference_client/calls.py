@@ -14,14 +14,16 @@ from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, Unpack
 
 from google.protobuf.message import Message
 from multimodal.v1 import media_pb2, preprocessor_pb2
+from numpy.typing import DTypeLike
 
 from inference_client import replies
 from inference_client.errors import InvalidInput, ModelMismatch, SidecarError
 from inference_client.items import Item, MediaItem, as_item, listed
-from inference_client.results import Batch, Inference, Model, Prepared, StreamOutputs, TensorSpec
-from inference_client.tensors import InputValue, to_tensor
+from inference_client.results import Batch, Inference, Model, ModelState, Prepared, StreamOutputs, TensorSpec
+from inference_client.tensors import InputValue, to_tensor, type_number
 
-# Unit: bytes of one chunk. A quarter of gRPC's default message limit, so that any server takes it.
+# Unit: bytes of one chunk, and of what plain inputs may always take. A quarter of gRPC's default message
+# limit, so that any server takes it.
 CHUNK_BYTES = 2**20
 
 ParameterValue: TypeAlias = bool | int | float | str
@@ -39,6 +41,15 @@ class CallOptions(TypedDict, total=False):
 
     all_or_nothing: bool
     request_id: str
+
+
+class PreprocessOptions(CallOptions, total=False):
+    """What a preparation may be told besides.
+
+    data_type: the tensors' element type, "FP32" or numpy.float32. Default: that of the model's own input.
+    """
+
+    data_type: str | DTypeLike
 
 
 class InferOptions(CallOptions, total=False):
@@ -87,9 +98,9 @@ class Call(Generic[ResultT]):
             raise self.outgoing.failure
 
 
-# The upload RPC's own message for each plain request: its first part, and then its chunks.
-_Wrapper: TypeAlias = Callable[..., Message]
 _Request: TypeAlias = preprocessor_pb2.PreprocessRequest | preprocessor_pb2.InferRequest
+# What an upload is made of: the request in its first message, and then the chunks.
+_Part: TypeAlias = Callable[..., Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +115,23 @@ class _Media:
         items, alone = listed(media)
         return cls(tuple(as_item(each) for each in items), alone)
 
-    def messages(self, *, upload: bool) -> list[media_pb2.Media]:
-        return [_media_message(item, upload=upload) for item in self.items]
+    def fill(self, request: _Request, *, upload: bool) -> None:
+        """Adds the items to the request in place: a message handed to another's constructor is copied.
 
-    def chunks(self, wrapper: _Wrapper) -> Iterator[Message]:
+        Of a 400 KB photo that takes 35 µs where this takes 8 (protobuf 6.33, upb).
+        """
+        for item in self.items:
+            # An empty item has no chunks to follow, so it goes inline, where the server calls it empty.
+            if upload and item.size:
+                chunked = media_pb2.Chunked(total_bytes=item.size)
+                request.media.add(content_type=item.content_type, name=item.name, chunked=chunked)
+            else:
+                request.media.add(content_type=item.content_type, name=item.name, inline=item.read())
+
+    def chunks(self, part: _Part) -> Iterator[Message]:
         for index, item in enumerate(self.items):
             for piece in item.pieces(CHUNK_BYTES):
-                yield wrapper(chunk=media_pb2.Chunk(media_index=index, data=piece))
+                yield part(chunk=media_pb2.Chunk(media_index=index, data=piece))
 
 
 class Calls:
@@ -127,20 +148,23 @@ class Calls:
         *,
         all_or_nothing: bool = False,
         request_id: str = "",
+        data_type: str | DTypeLike | None = None,
     ) -> Call[Prepared | Batch[Prepared]]:
         what = _Media.of(media)
-        upload = self._is_large(what)
+        upload = self._is_large(what, 0)
         request = preprocessor_pb2.PreprocessRequest(
             model=model,
-            media=what.messages(upload=upload),
             all_or_nothing=all_or_nothing or what.alone,
             request_id=request_id,
+            data_type=type_number(data_type),
         )
+        what.fill(request, upload=upload)
         read: Callable[[Any], Prepared | Batch[Prepared]] = (
             replies.prepared_one if what.alone else partial(replies.prepared_batch, count=len(what.items))
         )
         if upload:
-            return _upload("PreprocessUpload", preprocessor_pb2.PreprocessUploadRequest, request, what, read)
+            part = preprocessor_pb2.PreprocessUploadRequest
+            return _upload("PreprocessUpload", part, request, what, read)
         return Call("Preprocess", model, request, read)
 
     def infer(
@@ -151,8 +175,7 @@ class Calls:
         **options: Unpack[InferOptions],
     ) -> Call[Inference | Batch[Inference]]:
         what = _Media.of(media)
-        upload = self._is_large(what)
-        request = self._infer_request(model, what, inputs, upload=upload, **options)
+        request, upload = self._infer_request(model, what, inputs, **options)
         read: Callable[[Any], Inference | Batch[Inference]] = partial(
             replies.inference_one if what.alone else replies.inference_batch, count=len(what.items)
         )
@@ -169,12 +192,11 @@ class Calls:
         **options: Unpack[InferOptions],
     ) -> Call[StreamOutputs | None]:
         what = _Media.of(media)
-        upload = self._is_large(what)
-        request = self._infer_request(model, what, inputs, upload=upload, **options)
+        request, upload = self._infer_request(model, what, inputs, **options)
         if upload:
-            wrapper = preprocessor_pb2.InferStreamUploadRequest
-            return _upload("InferStreamUpload", wrapper, request, what, read)
-        return Call("InferStream", model, preprocessor_pb2.InferStreamRequest(request=request), read)
+            part = preprocessor_pb2.InferUploadRequest
+            return _upload("InferStreamUpload", part, request, what, read)
+        return Call("InferStream", model, request, read)
 
     def models(self) -> Call[list[Model]]:
         return Call("ListModels", "", preprocessor_pb2.ListModelsRequest(), replies.models)
@@ -187,7 +209,9 @@ class Calls:
         return bool(inputs) and model not in self._inputs
 
     def learn(self, model: Model) -> None:
-        """Keeps what the model declares of its inputs."""
+        """Keeps what the model declares of its inputs; where it is not known yet, nothing."""
+        if model.state is not ModelState.READY and not model.inputs:
+            return
         self._inputs[model.name] = {spec.name: spec for spec in model.inputs}
 
     def doubt(self, model: str, error: SidecarError) -> None:
@@ -195,8 +219,30 @@ class Calls:
         if isinstance(error, (InvalidInput, ModelMismatch)):
             self._inputs.pop(model, None)
 
-    def _is_large(self, what: _Media) -> bool:
-        return sum(item.size for item in what.items) > self._upload_threshold
+    def _is_large(self, what: _Media, inputs_bytes: int) -> bool:
+        media_bytes = sum(item.size for item in what.items)
+        return media_bytes > 0 and media_bytes + inputs_bytes > self._upload_threshold
+
+    def _tensors(
+        self, model: str, inputs: Mapping[str, InputValue] | None
+    ) -> tuple[list[media_pb2.Tensor], int]:
+        """Plain inputs as tensors, and the bytes that they take in the message.
+
+        They travel in one message, however the media does. One beyond the server's limit gRPC itself
+        would refuse by RESOURCE_EXHAUSTED, which is tried again in vain; hence the ValueError here.
+        """
+        declared = self._inputs.get(model, {})
+        tensors = [to_tensor(name, value, declared.get(name)) for name, value in (inputs or {}).items()]
+        sizes = {tensor.name: tensor.ByteSize() for tensor in tensors}
+        total, allowed = sum(sizes.values()), max(self._upload_threshold, CHUNK_BYTES)
+        if total > allowed:
+            largest = max(sizes, key=sizes.__getitem__)
+            raise ValueError(
+                f"inputs take {total} bytes, {sizes[largest]} of them {largest!r}, and at most {allowed} are "
+                "sent, in one message. Send media as `media`, which has no such limit, or raise the "
+                "client's `upload_threshold`, up to a little less than the sidecar's `server.message_bytes`."
+            )
+        return tensors, total
 
     def _infer_request(
         self,
@@ -204,45 +250,31 @@ class Calls:
         what: _Media,
         inputs: Mapping[str, InputValue] | None,
         *,
-        upload: bool,
         outputs: Sequence[str] = (),
         parameters: Mapping[str, ParameterValue] | None = None,
         all_or_nothing: bool = False,
         request_id: str = "",
-    ) -> preprocessor_pb2.InferRequest:
-        declared = self._inputs.get(model, {})
-        return preprocessor_pb2.InferRequest(
+    ) -> tuple[preprocessor_pb2.InferRequest, bool]:
+        """The request, and whether its media follows in pieces."""
+        tensors, inputs_bytes = self._tensors(model, inputs)
+        upload = self._is_large(what, inputs_bytes)
+        request = preprocessor_pb2.InferRequest(
             model=model,
-            media=what.messages(upload=upload),
-            inputs=[to_tensor(name, value, declared.get(name)) for name, value in (inputs or {}).items()],
+            inputs=tensors,
             outputs=outputs,
             all_or_nothing=all_or_nothing or what.alone,
             request_id=request_id,
             parameters={name: _parameter(name, value) for name, value in (parameters or {}).items()},
         )
+        what.fill(request, upload=upload)
+        return request, upload
 
 
 def _upload(
-    rpc: str, wrapper: _Wrapper, request: _Request, what: _Media, read: Callable[[Any], ResultT]
+    rpc: str, part: _Part, request: _Request, what: _Media, read: Callable[[Any], ResultT]
 ) -> Call[ResultT]:
-    first = wrapper(request=request)
-    return Call(
-        rpc,
-        request.model,
-        first,
-        lambda reply: read(reply.response),
-        Outgoing(chain([first], what.chunks(wrapper))),
-    )
-
-
-def _media_message(item: Item, *, upload: bool) -> media_pb2.Media:
-    # An empty item has no chunks to follow, so it goes inline, where the server calls it empty.
-    source: dict[str, Any] = (
-        {"chunked": media_pb2.Chunked(total_bytes=item.size)}
-        if upload and item.size
-        else {"inline": item.read()}
-    )
-    return media_pb2.Media(content_type=item.content_type, name=item.name, **source)
+    first = part(request=request)
+    return Call(rpc, request.model, first, read, Outgoing(chain([first], what.chunks(part))))
 
 
 def _parameter(name: str, value: ParameterValue) -> preprocessor_pb2.Parameter:

@@ -15,7 +15,7 @@ import grpc
 from multimodal.v1 import preprocessor_pb2_grpc
 
 from inference_client import failures
-from inference_client.calls import Call, CallOptions, Calls, InferOptions
+from inference_client.calls import Call, Calls, InferOptions, PreprocessOptions
 from inference_client.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_RETRIES,
@@ -47,7 +47,8 @@ class Client:
     """Talks to a sidecar at `address`: "host:port", or "unix:///path" for a socket.
 
     `credentials` turn TLS on (`grpc.ssl_channel_credentials(...)`). `timeout` is the default of every
-    call, in seconds. Media of more than `upload_threshold` bytes in all is sent in pieces.
+    call, in seconds. Media that makes a request larger than `upload_threshold` bytes is sent in
+    pieces; plain inputs cannot be, and are a ValueError if they alone are larger (and take over 1 MiB).
 
     Connecting happens with the first call. Every verb raises an error of `inference_client.errors`
     where the call fails; TypeError, ValueError and OSError are about the arguments given here.
@@ -77,7 +78,12 @@ class Client:
 
     @overload
     def preprocess(  # type: ignore[overload-overlap]  # a str is a path here, never a list of paths
-        self, model: str, media: MediaItem, *, timeout: float | None = None, **options: Unpack[CallOptions]
+        self,
+        model: str,
+        media: MediaItem,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[PreprocessOptions],
     ) -> Prepared: ...
     @overload
     def preprocess(
@@ -86,7 +92,7 @@ class Client:
         media: Sequence[MediaItem],
         *,
         timeout: float | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[PreprocessOptions],
     ) -> Batch[Prepared]: ...
     def preprocess(
         self,
@@ -94,13 +100,13 @@ class Client:
         media: MediaItem | Sequence[MediaItem],
         *,
         timeout: float | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[PreprocessOptions],
     ) -> Prepared | Batch[Prepared]:
         """Media in, tensors out: what the model's own processor would give. The model is not asked.
 
         One item gives one result, and its problem is raised. A list gives a batch with a result an
         item, each with its own `problem`. `timeout` is in seconds, waiting and retries included; None
-        means the client's own. Options: see CallOptions.
+        means the client's own. Options: see PreprocessOptions.
         """
         until = self._until(timeout)
         return self._send(self._calls.preprocess(model, media, **options), until)

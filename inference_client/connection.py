@@ -18,8 +18,8 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 # A call without a deadline is a leak. Long enough for a queue and a large model; out of the air.
 DEFAULT_TIMEOUT_S = 30.0
 
-# Media beyond this total travels in pieces, so that neither side holds it twice in one message.
-# Below the largest message that servers commonly allow (64 MiB).
+# Media that makes a request larger than this travels in pieces, so that neither side holds it twice in
+# one message. Half of the largest message that the sidecar takes by default (64 MiB).
 DEFAULT_UPLOAD_THRESHOLD = 32 * 2**20
 
 _SERVICE = "multimodal.v1.Preprocessor"
@@ -34,9 +34,9 @@ _LEAST_BACKOFF_S = 0.01
 _THROTTLE = {"maxTokens": 10, "tokenRatio": 0.1}
 # Room for what a message carries beside its media, so that the largest inline request can be retried.
 _REQUEST_SLACK = 4 * 2**20
-# gRPC servers take more frequent pings for abuse unless configured otherwise (5 minutes), so this is
-# the least that is always safe. It finds a peer that vanished without closing the connection.
-_KEEPALIVE_MS = 300_000
+# gRPC servers take pings more frequent than every 5 minutes for abuse unless configured otherwise, so
+# this is that and a tenth, for clocks and the network. It finds a peer that vanished without closing.
+_KEEPALIVE_MS = 330_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
 
 

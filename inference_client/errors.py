@@ -57,9 +57,10 @@ class SidecarError(Exception):
 
     `message` says what was wrong, with which item, and what to do; it is for people and may change.
     For programs: `reason` is the error's name on the wire, `retryable` whether sending the same again
-    later can succeed, `retry_after_s` how many seconds to wait first where the server said so, `facts`
-    what was found and what is allowed, `violations` the fields to blame, `status` the name of the gRPC
-    status that carried it ("" for errors that never crossed the wire).
+    later can succeed, `retry_after_s` how many seconds to wait first where the server said so, `item` the
+    index of the media item to blame (None: no single one), `facts` what was found and what is allowed,
+    `violations` the fields to blame, `status` the name of the gRPC status that carried it ("" for errors
+    that never crossed the wire).
     """
 
     reason: str = "INTERNAL_ERROR"
@@ -72,6 +73,7 @@ class SidecarError(Exception):
         reason: str | None = None,
         retryable: bool | None = None,
         retry_after_s: float | None = None,
+        item: int | None = None,
         facts: Mapping[str, str] | None = None,
         violations: Sequence[FieldViolation] = (),
         status: str = "",
@@ -83,6 +85,7 @@ class SidecarError(Exception):
         if retryable is not None:
             self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.item = item
         self.facts = dict(facts or {})
         self.violations = tuple(violations)
         self.status = status

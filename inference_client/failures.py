@@ -21,6 +21,7 @@ from inference_client.errors import (
     DeadlineExceeded,
     FieldViolation,
     InternalError,
+    InvalidRequest,
     ServerUnavailable,
     SidecarError,
 )
@@ -30,6 +31,9 @@ DOMAIN = "multimodal.v1"
 
 # Where gRPC carries a google.rpc.Status beside the plain one.
 DETAILS_KEY = "grpc-status-details-bin"
+
+# How gRPC itself words RESOURCE_EXHAUSTED for a message over the receiver's limit.
+_TOO_LONG = "message larger than max"
 
 # The nearest branch for a reason that this version does not know, and for a status without details.
 # What is absent is InternalError's.
@@ -48,6 +52,9 @@ _NEAREST: Mapping[grpc.StatusCode, type[SidecarError]] = {
     grpc.StatusCode.UNAVAILABLE: CapacityError,
     grpc.StatusCode.UNAUTHENTICATED: CallerError,
 }
+
+# The metadata's words for whether a later try can succeed; without them the error's own class says it.
+_TRUTH: Mapping[str, bool] = {"true": True, "false": False}
 
 _BY_NUMBER: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -76,6 +83,12 @@ def from_rpc(
             f"no answer from {address} within the timeout: {message}. Give the call a longer `timeout`.",
             status=code.name,
         )
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LONG in message:
+        return InvalidRequest(
+            f"{address} takes no message of this size: {message}. Give the client an `upload_threshold` "
+            "below the sidecar's `server.message_bytes`, so that media travels in pieces.",
+            status=code.name,
+        )
     kind = _NEAREST.get(code, InternalError)
     return kind(f"{code.name}: {message}", reason=_reason_of_code(kind, code), status=code.name)
 
@@ -88,6 +101,7 @@ def from_problem(problem: media_pb2.Problem) -> SidecarError:
         problem.message or problem.reason or code.name,
         reason=problem.reason or None,
         retryable=problem.retryable,
+        item=_item(problem.metadata),
         facts=problem.metadata,
         status=code.name,
     )
@@ -106,17 +120,24 @@ def _told(
             retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
         elif packed.Unpack(bad):
             violations += [FieldViolation(at.field, at.description) for at in bad.field_violations]
-    known = BY_REASON.get(info.reason)
-    return (known or _NEAREST.get(code, InternalError))(
+    facts = dict(info.metadata)
+    kind = BY_REASON.get(info.reason) or _NEAREST.get(code, InternalError)
+    return kind(
         status.message or message,
         reason=info.reason,
-        # The contract: RetryInfo is there where a later try can succeed. A known leaf knows better.
-        retryable=None if known else retry_after_s is not None,
+        retryable=_TRUTH.get(facts.pop("retryable", "")),
         retry_after_s=retry_after_s,
-        facts=info.metadata,
+        item=_item(facts),
+        facts=facts,
         violations=violations,
         status=code.name,
     )
+
+
+def _item(facts: Mapping[str, str]) -> int | None:
+    """The index of the item to blame, if the facts tell one."""
+    told = facts.get("item", "")
+    return int(told) if told.isascii() and told.isdigit() else None
 
 
 def _rich_status(trailing: Iterable[tuple[str, str | bytes]]) -> status_pb2.Status:

@@ -46,6 +46,7 @@ _STATES: Mapping[int, ModelState] = {
     preprocessor_pb2.MODEL_STATE_READY: ModelState.READY,
     preprocessor_pb2.MODEL_STATE_UNREACHABLE: ModelState.UNREACHABLE,
     preprocessor_pb2.MODEL_STATE_MISMATCHED: ModelState.MISMATCHED,
+    preprocessor_pb2.MODEL_STATE_MISSING: ModelState.MISSING,
 }
 _TIMES = tuple(StageTimes.__dataclass_fields__)
 
@@ -140,7 +141,7 @@ def model(message: preprocessor_pb2.Model) -> Model:
         state=_STATES.get(message.state, ModelState.UNKNOWN),
         modality=_MODALITIES.get(message.modality, Modality.UNKNOWN),
         grouping=_GROUPINGS.get(message.grouping, Grouping.UNKNOWN),
-        problem=message.problem,
+        problem=_problem(message),
         recipe=Recipe(recipe.processor, recipe.reference, recipe.exact, tuple(recipe.steps))
         if message.HasField("recipe")
         else None,
@@ -165,7 +166,6 @@ class StreamReader:
     def __init__(self) -> None:
         self.prepared: tuple[Prepared, ...] | None = None
         self.finished: Finished | None = None
-        self.request_id = ""
 
     def read(self, event: preprocessor_pb2.InferStreamResponse) -> StreamOutputs | None:
         """The outputs in this event, if it is one of outputs. Unknown kinds of event are skipped."""
@@ -173,11 +173,19 @@ class StreamReader:
         if kind == "outputs":
             return StreamOutputs(tensors=tensors(event.outputs.outputs), index=event.outputs.index)
         if kind == "prepared":
-            self.request_id = event.prepared.request_id
-            self.prepared = tuple(_prepared(item, self.request_id) for item in event.prepared.items)
+            start = event.prepared
+            self.prepared = tuple(_prepared(item, start.request_id) for item in start.items)
         if kind == "finished":
             end = event.finished
-            self.finished = Finished(times(end.times), cost(end.cost), end.first_output_ns, end.responses)
+            self.finished = Finished(
+                times=times(end.times),
+                cost=cost(end.cost),
+                first_output_ns=end.first_output_ns,
+                responses=end.responses,
+                request_id=end.request_id,
+                model=end.upstream_model,
+                version=end.upstream_version,
+            )
         return None
 
     def times(self) -> StageTimes:
@@ -222,8 +230,8 @@ def _info(item: media_pb2.ItemResult) -> MediaInfo | None:
     return media_info(item.info) if item.HasField("info") else None
 
 
-def _problem(item: media_pb2.ItemResult) -> SidecarError | None:
-    return from_problem(item.problem) if item.HasField("problem") else None
+def _problem(owner: media_pb2.ItemResult | preprocessor_pb2.Model) -> SidecarError | None:
+    return from_problem(owner.problem) if owner.HasField("problem") else None
 
 
 def _specs(messages: Iterable[preprocessor_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Self, TypeVar, overload
 
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ class ModelState(enum.StrEnum):
     READY = "ready"
     UNREACHABLE = "unreachable"
     MISMATCHED = "mismatched"
+    MISSING = "missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,12 +243,18 @@ class StreamOutputs(WithTensors):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Told after a stream's last response. `first_output_ns`: from hand-over to the first response."""
+    """Told after a stream's last response. `first_output_ns`: from hand-over to the first response.
+
+    `model` and `version` as the model server gives them.
+    """
 
     times: StageTimes
     cost: Cost
     first_output_ns: int
     responses: int
+    request_id: str = ""
+    model: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,13 +279,14 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a model takes and gives. `problem` says why a model that is not READY cannot be asked."""
+    """What a model takes and gives. `problem` is why it cannot be asked now; None when it can."""
 
     name: str
     state: ModelState
     modality: Modality
     grouping: Grouping
-    problem: str = ""
+    # Errors know no equality: of two answers about one model, each has its own.
+    problem: SidecarError | None = field(default=None, compare=False)
     recipe: Recipe | None = None
     media_inputs: tuple[TensorSpec, ...] = ()
     inputs: tuple[TensorSpec, ...] = ()

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from multimodal.v1 import media_pb2
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from inference_client.errors import BadReply
 from inference_client.results import TensorSpec
@@ -62,6 +62,17 @@ def type_name(data_type: int) -> str:
         return "UNKNOWN"
 
 
+def type_number(data_type: str | DTypeLike | None) -> media_pb2.DataType.ValueType:
+    """The contract's number for "FP32", numpy.float32 or "float32"; None: not stated.
+
+    Raises ValueError for what is no element type.
+    """
+    if data_type is None:
+        return media_pb2.DATA_TYPE_UNSPECIFIED
+    is_name = isinstance(data_type, str) and data_type in {*_DTYPES, BF16, BYTES}
+    return media_pb2.DataType.Value(f"DATA_TYPE_{data_type if is_name else _name_of(data_type)}")
+
+
 def to_tensor(name: str, value: InputValue, spec: TensorSpec | None = None) -> media_pb2.Tensor:
     """The tensor that `value` makes for the input `name`, following `spec` as told above.
 
@@ -101,6 +112,16 @@ def from_tensor(tensor: media_pb2.Tensor) -> NDArray[Any]:
         raise BadReply(
             f"output {tensor.name!r} is said to be {kind} of shape {list(shape)}, {count} elements, "
             f"but came with {len(data)} bytes that do not fit. Update the client or the sidecar.",
+        ) from error
+
+
+def _name_of(data_type: DTypeLike) -> str:
+    try:
+        return _NAMES[np.dtype(data_type).newbyteorder("<")]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"data_type is one of {', '.join((*_DTYPES, BF16, BYTES))}, or numpy's dtype for one; "
+            f"found {data_type!r}"
         ) from error
 
 

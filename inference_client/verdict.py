@@ -44,9 +44,11 @@ class Verdict:
 
     def _note(self, call: Any) -> None:  # noqa: ANN401 - gRPC's types know no common class of its calls
         """Called with every status that the call is given."""
-        code, details = _at_once(call.code()), _at_once(call.details())
-        if code is not grpc.StatusCode.OK and (code, details) != _FAILED_WRITE:
-            trailing = _at_once(call.trailing_metadata())
+        code = _at_once(call.code())
+        if code is grpc.StatusCode.OK:
+            return
+        details, trailing = _at_once(call.details()), _at_once(call.trailing_metadata())
+        if (code, details) != _FAILED_WRITE:
             self._said = grpc.aio.AioRpcError(code, None, trailing, details)
             self._is_said.set()
 

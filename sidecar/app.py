@@ -9,21 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from threadpoolctl import threadpool_limits
 
 from sidecar.catalogue import Catalogue
 from sidecar.edge.preprocessor import Preprocessor
+from sidecar.edge.receive import UploadRoom
 from sidecar.edge.server import Server
-from sidecar.observe.metrics import Metrics
+from sidecar.observe.metrics import Metrics, Reading
 from sidecar.pipeline import Pipeline
 from sidecar.settings import Settings
 from sidecar.stages.admit.gate import Gate
 from sidecar.stages.deliver.triton import TritonUpstream
 from sidecar.workers.plan import plan_threads
-from sidecar.workers.pool import ThreadWorkers
+from sidecar.workers.pool import ThreadWorkers, Workers
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +53,16 @@ class App:
             parts.enter_context(threadpool_limits(1))
             plan = plan_threads(settings.threads, len(os.sched_getaffinity(0)))
             workers = ThreadWorkers(plan)
-            parts.callback(workers.close)
+            parts.push_async_callback(workers.close)
             log.info("threads: %s", plan)
             gate = Gate(workers.slots, settings.gate)
             metrics = Metrics()
-            metrics.watch("sidecar_gate_items", "Items in the gate now.", lambda: _gate_gauges(gate))
+            metrics.watch(lambda: _readings(gate, workers))
             self.metrics_address = parts.enter_context(metrics.served(settings.metrics))
             pipeline = Pipeline(catalogue, settings.limits, gate, workers, upstream)
-            server = Server(settings.server, Preprocessor(pipeline, catalogue, metrics), metrics)
+            uploads = UploadRoom(settings.server.uploads_bytes, settings.server.upload_idle_s)
+            preprocessor = Preprocessor(pipeline, catalogue, metrics, uploads)
+            server = Server(settings.server, preprocessor, metrics)
             await server.start()
             parts.push_async_callback(self._stop, server)
             self.addresses = server.addresses
@@ -71,9 +74,25 @@ class App:
         self.finished_drain = await server.stop()
 
 
-def _gate_gauges(gate: Gate) -> dict[str, float]:
-    now = gate.statistics()
-    return {"queued": now.queued, **{f"running_{modality.value}": n for modality, n in now.running.items()}}
+def _readings(gate: Gate, workers: Workers) -> Iterator[Reading]:
+    """What gate and workers tell of themselves, a reading a modality."""
+    lanes, pools = gate.statistics(), workers.statistics()
+    for modality, lane in lanes.items():
+        pool = pools[modality]
+        for name, help_text, value, counts in (
+            ("sidecar_gate_queued_items", "Items let in that wait for a worker.", lane.queued, False),
+            ("sidecar_gate_running_items", "Items that a worker has.", lane.running, False),
+            ("sidecar_gate_admitted_items", "Items that were given a worker.", lane.admitted_total, True),
+            (
+                "sidecar_gate_refused_calls",
+                "Calls refused because the queue was full.",
+                lane.refused_total,
+                True,
+            ),
+            ("sidecar_workers_finished_jobs", "Jobs that ended.", pool.finished_total, True),
+            ("sidecar_workers_abandoned_jobs", "Jobs whose caller had gone.", pool.abandoned_total, True),
+        ):
+            yield Reading(name, help_text, modality.value, value, counts)
 
 
 async def _tell_readiness(server: Server, catalogue: Catalogue) -> None:

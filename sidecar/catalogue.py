@@ -20,12 +20,12 @@ from annotated_types import Ge
 from sidecar.deadline import Deadline
 from sidecar.errors import (
     ModelMismatch,
+    RecipeError,
     SidecarError,
     UnknownModel,
-    UpstreamError,
+    UpstreamModelMissing,
     UpstreamUnavailable,
 )
-from sidecar.media import DataType
 from sidecar.recipes.loader import load_recipe
 from sidecar.recipes.recipe import Recipe
 from sidecar.stages.deliver.bindings import Binding, Grouping, bind
@@ -33,11 +33,9 @@ from sidecar.stages.deliver.upstream import Signature, Upstream
 
 log = logging.getLogger(__name__)
 
-# How long one look at a model on the model server may take, and the least pause between two looks. Out
-# of the air: short enough that a restarted model server is found at once, and a flood of failing
-# requests costs the model server one look a second.
-_DESCRIBE_S = 5.0
-_RETRY_S = 1.0
+# The least pause between two looks at the model server. Out of the air: short enough that a restarted
+# one is found at once, and a flood of failing requests costs it one look a second.
+_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +66,17 @@ class ModelState(enum.Enum):
 
     READY = "ready"
     UNREACHABLE = "unreachable"
+    MISSING = "missing"
     MISMATCHED = "mismatched"
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model as the path uses it. `signature` and `binding` are None until the model server answered."""
+    """A model as the path uses it.
+
+    `signature` and `binding` are what the model server told last; None where it has not told, or told
+    something that does not fit. While it is unreachable they are of use to those who only look.
+    """
 
     name: str
     config: ModelConfig
@@ -82,15 +85,6 @@ class ServedModel:
     problem: SidecarError | None = None
     signature: Signature | None = None
     binding: Binding | None = None
-
-    @property
-    def data_types(self) -> Mapping[str, DataType]:
-        """The element type of each recipe output: the model's own, or the recipe's where none is known."""
-        if self.recipe is None:
-            return {}
-        if self.binding is not None:
-            return {bound.output.name: bound.input.data_type for bound in self.binding.media}
-        return {output.name: output.data_type for output in self.recipe.outputs}
 
     @property
     def grouping(self) -> Grouping | None:
@@ -116,16 +110,13 @@ class Catalogue:
         if self._upstream is None:
             self._reached.set()
             return
-        await asyncio.gather(*(self._describe(name) for name in self._models))
+        await self._look(self._models)
         for model in self._models.values():
             if isinstance(model.problem, ModelMismatch):
                 raise model.problem
             if model.problem is not None:
-                log.warning("model %s is not reachable yet: %s", model.name, model.problem.message)
-                self._suspects.add(model.name)
+                log.warning("model %s cannot be asked yet: %s", model.name, model.problem.message)
         self._watch = asyncio.create_task(self._keep_in_step(), name="catalogue")
-        if self._suspects:
-            self._look_again.set()
 
     async def close(self) -> None:
         if self._watch is not None:
@@ -154,44 +145,66 @@ class Catalogue:
         self._look_again.set()
 
     async def _keep_in_step(self) -> None:
+        """Looks at what is not ready, or under suspicion, until the end."""
         while True:
             await self._look_again.wait()
             self._look_again.clear()
-            for name in sorted(self._suspects):
-                await self._describe(name)
-                if self._models[name].state is not ModelState.UNREACHABLE:
-                    self._suspects.discard(name)
-                    log.info("model %s is %s", name, self._models[name].state.value)
-            await asyncio.sleep(_RETRY_S)
-            if self._suspects:
-                self._look_again.set()
+            try:
+                await self._look(self._suspects)
+            except Exception:
+                log.exception("looking at the model server failed")
+            await asyncio.sleep(_PAUSE_S)
 
-    async def _describe(self, name: str) -> None:
-        model = self._models[name]
+    async def _look(self, names: Iterable[str]) -> None:
+        """Describes models, all at once; those that are not ready then are looked at again later."""
+        before = {name: self._models[name] for name in names}
+        self._suspects -= before.keys()
+        await asyncio.gather(*(self._describe(model) for model in before.values()))
+        for name, then in before.items():
+            now = self._models[name]
+            if now.state is not ModelState.READY:
+                self.suspect(name)
+            if now.state is not then.state and self._watch is not None:
+                log.info("model %s is %s", name, now.state.value)
+        unreached = (ModelState.UNREACHABLE, ModelState.MISSING)
+        if all(model.state not in unreached for model in self._models.values()):
+            self._reached.set()
+
+    async def _describe(self, model: ServedModel) -> None:
         assert self._upstream is not None  # noqa: S101 - only asked for where there is one
+        problem: SidecarError | None = None
         try:
             signature = await self._upstream.describe(
-                model.config.upstream or name, model.config.version, Deadline.after(_DESCRIBE_S)
+                model.config.upstream or model.name, model.config.version, Deadline(None)
             )
             binding = _bind(model, signature)
-        except ModelMismatch as problem:
-            self._models[name] = replace(model, state=ModelState.MISMATCHED, problem=problem)
-        except UpstreamError as problem:
-            self._models[name] = replace(model, state=ModelState.UNREACHABLE, problem=problem)
+        except SidecarError as error:
+            problem = error
+        if problem is None:
+            now = replace(model, state=ModelState.READY, problem=None, signature=signature, binding=binding)
         else:
-            self._models[name] = replace(
-                model, state=ModelState.READY, problem=None, signature=signature, binding=binding
-            )
-        if all(other.state is not ModelState.UNREACHABLE for other in self._models.values()):
-            self._reached.set()
+            now = replace(model, state=_STATES.get(type(problem), ModelState.UNREACHABLE), problem=problem)
+            if now.state is not ModelState.UNREACHABLE:
+                now = replace(now, signature=None, binding=None)
+        self._models[model.name] = now
+
+
+# What a failed look says of a model; whatever is not here leaves it unreachable.
+_STATES: Mapping[type[SidecarError], ModelState] = {
+    ModelMismatch: ModelState.MISMATCHED,
+    UpstreamModelMissing: ModelState.MISSING,
+}
 
 
 def _load(name: str, config: ModelConfig, *, has_upstream: bool) -> ServedModel:
     recipe = None
     if config.recipe is not None:
-        recipe = load_recipe(
-            config.recipe, reference=config.reference, exact=config.exact, resampler=config.resampler
-        )
+        try:
+            recipe = load_recipe(
+                config.recipe, reference=config.reference, exact=config.exact, resampler=config.resampler
+            )
+        except RecipeError as error:
+            raise error.of(f"model {name!r}") from error
     if not has_upstream:
         return ServedModel(name, config, recipe, ModelState.READY)
     unasked = UpstreamUnavailable(f"the model server has not been asked for {name!r} yet", model=name)

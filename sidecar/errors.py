@@ -39,7 +39,7 @@ an error is rebuilt from its message and `facts`.
 
 from __future__ import annotations
 
-from typing import ClassVar, final
+from typing import ClassVar, Self, final
 
 
 class SidecarError(Exception):
@@ -56,6 +56,10 @@ class SidecarError(Exception):
         super().__init__(message)
         self.message = message
         self.facts = {key: str(value) for key, value in facts.items()}
+
+    def of(self, label: str) -> Self:
+        """The same error, told of the item with that label."""
+        return type(self)(f"{label}: {self.message}", **self.facts)
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.message, self.facts)

@@ -24,13 +24,24 @@ T = TypeVar("T")
 class Running:
     """A sidecar that runs. `address` is where it listens, `app` the composition root."""
 
-    def __init__(self, app: App, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, app: App, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
         self.app = app
         self._loop = loop
+        self._ended = ended
+        self._gone = threading.Event()
 
     @property
     def address(self) -> str:
         return self.app.addresses[0]
+
+    def stop(self) -> None:
+        """Drains and stops, and returns when that is done; leaving `running` does it too."""
+        self._loop.call_soon_threadsafe(self._ended.set)
+        assert self._gone.wait(START_S)
+
+    def gone(self) -> None:
+        """Says that it has stopped."""
+        self._gone.set()
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the sidecar's own loop."""
@@ -52,6 +63,7 @@ def running(
     loop = asyncio.new_event_loop()
     ended, started = asyncio.Event(), threading.Event()
     failure: list[BaseException] = []
+    sidecar = Running(app, loop, ended)
 
     async def live() -> None:
         try:
@@ -62,6 +74,7 @@ def running(
             failure.append(error)
         finally:
             started.set()
+            sidecar.gone()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(live(),), name="sidecar")
     thread.start()
@@ -69,7 +82,7 @@ def running(
         started.wait(START_S)
         if failure:
             raise failure[0]
-        yield Running(app, loop)
+        yield sidecar
     finally:
         loop.call_soon_threadsafe(ended.set)
         thread.join(START_S)

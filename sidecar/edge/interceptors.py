@@ -43,6 +43,7 @@ class Arounds(grpc.aio.ServerInterceptor):
 
     def __init__(self, arounds: Sequence[Around]) -> None:
         self._arounds = arounds
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
@@ -53,7 +54,9 @@ class Arounds(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None or method.startswith(_ALWAYS_SERVED):
             return handler
-        return self._wrap(handler, method)
+        if method not in self._wrapped:
+            self._wrapped[method] = self._wrap(handler, method)
+        return self._wrapped[method]
 
     def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
         codec = (handler.request_deserializer, handler.response_serializer)
@@ -86,7 +89,7 @@ class Arounds(grpc.aio.ServerInterceptor):
 
 
 class Drain:
-    """Counts calls in flight, and refuses new ones once the server is going away."""
+    """Counts calls until their last byte is out, and refuses new ones once the server is going away."""
 
     def __init__(self) -> None:
         self._in_flight = 0
@@ -95,19 +98,16 @@ class Drain:
         self._idle.set()
 
     @asynccontextmanager
-    async def around(self, _method: str, _context: Context) -> AsyncIterator[None]:
+    async def around(self, _method: str, context: Context) -> AsyncIterator[None]:
         if self._draining:
             raise ShuttingDown(
                 "the server is draining: ask another replica, or this one after its restart", retry_after_s=1
             )
         self._in_flight += 1
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
+        # Not at the handler's end: then the reply may still have its way to the caller before it.
+        context.add_done_callback(lambda _call: self._done())  # type: ignore[arg-type]  # the stub asks for a class
+        yield
 
     def begin(self) -> int:
         """Refuses new calls from now on; returns how many are in flight."""
@@ -117,6 +117,11 @@ class Drain:
     async def finished(self) -> None:
         """Returns when no call is in flight."""
         await self._idle.wait()
+
+    def _done(self) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
 
 
 @asynccontextmanager

@@ -1,20 +1,26 @@
 """From the wire's messages to the path's values.
 
 It checks form only: that fields are there, sizes are within the limits, chunks belong together. What
-the bytes mean is probe's business. It raises InvalidRequest and MediaTooLarge, never a gRPC error.
+the bytes mean is probe's business. What is wrong with one item is that item's problem; what is wrong with
+the call is raised as InvalidRequest, MediaTooLarge, Overloaded or DeadlineExceeded, never as a gRPC error.
+
+Reading a bytes field of a message copies it, so each is read once.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from multimodal.v1 import media_pb2, preprocessor_pb2
 
 from sidecar.deadline import Deadline
-from sidecar.errors import InvalidRequest, MediaTooLarge
+from sidecar.entry import Asked, Verb
+from sidecar.errors import DeadlineExceeded, InvalidRequest, MediaTooLarge, Overloaded, SidecarError
 from sidecar.media import DataType, Source, Tensor
-from sidecar.pipeline import Request
+from sidecar.pipeline import Received
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.upstream import ParameterValue
 
@@ -24,6 +30,8 @@ Message = TypeVar("Message", preprocessor_pb2.PreprocessRequest, preprocessor_pb
 _DATA_TYPES: Mapping[int, DataType] = {
     media_pb2.DataType.Value(f"DATA_TYPE_{data_type.value}"): data_type for data_type in DataType
 }
+# A name is echoed in messages and logs, so only so much of it.
+_MOST_OF_A_NAME = 64
 
 
 class UploadPart(Protocol):
@@ -35,125 +43,184 @@ class UploadPart(Protocol):
     def chunk(self) -> media_pb2.Chunk: ...
 
 
-def request(message: RequestMessage, sources: tuple[Source, ...], deadline: Deadline) -> Request:
-    """The path's request, from the message and its media."""
-    match message:
-        case preprocessor_pb2.InferRequest():
-            return Request(
-                model=message.model,
-                sources=sources,
-                deadline=deadline,
-                inputs=tuple(_tensor(tensor) for tensor in message.inputs),
-                outputs=tuple(message.outputs),
-                all_or_nothing=message.all_or_nothing,
-                request_id=message.request_id,
-                parameters={name: _parameter(name, value) for name, value in message.parameters.items()},
+@dataclass(slots=True)
+class UploadRoom:
+    """Memory that all uploads under way may hold together, and how long one may be silent.
+
+    `most_bytes` is bytes and `idle_s` seconds; `held` is what they hold now, by the chunks that came.
+    """
+
+    most_bytes: int
+    idle_s: float
+    held: int = 0
+
+    def take(self, count: int) -> None:
+        """Raises Overloaded where the room is full."""
+        if self.held + count > self.most_bytes:
+            raise Overloaded(
+                f"uploads under way hold {self.held} bytes and `server.uploads_bytes` is {self.most_bytes}: "
+                "try again after the hinted time, or add replicas",
+                # Uploads take about as long as their callers' networks need; out of the air.
+                retry_after_s=1.0,
             )
-        case _:
-            return Request(
-                model=message.model,
-                sources=sources,
-                deadline=deadline,
-                all_or_nothing=message.all_or_nothing,
-                request_id=message.request_id,
-            )
+        self.held += count
+
+    def give_back(self, count: int) -> None:
+        self.held -= count
 
 
-def check_named(message: RequestMessage) -> None:
-    """Raises InvalidRequest when no model is named."""
+def asked(verb: Verb, message: RequestMessage, deadline: Deadline) -> Asked:
+    """What is asked, all but the media. Raises InvalidRequest where the message is malformed."""
     if not message.model:
         raise InvalidRequest("the request names no model: set `model`", field="model")
+    if isinstance(message, preprocessor_pb2.PreprocessRequest):
+        return Asked(
+            verb=verb,
+            model=message.model,
+            items=len(message.media),
+            deadline=deadline,
+            all_or_nothing=message.all_or_nothing,
+            request_id=message.request_id,
+            data_type=_DATA_TYPES.get(message.data_type),
+        )
+    return Asked(
+        verb=verb,
+        model=message.model,
+        items=len(message.media),
+        deadline=deadline,
+        inputs=tuple(_tensor(tensor) for tensor in message.inputs),
+        outputs=tuple(message.outputs),
+        all_or_nothing=message.all_or_nothing,
+        request_id=message.request_id,
+        parameters={name: _parameter(name, value) for name, value in message.parameters.items()},
+    )
 
 
-def inline_sources(media: Sequence[media_pb2.Media], limits: Limits) -> tuple[Source, ...]:
-    """The media of a request that is one message. An item whose bytes are missing is an error of the call."""
-    sources = []
-    for index, item in enumerate(media):
-        label = _label(index, item)
-        if item.WhichOneof("source") != "inline":
-            raise InvalidRequest(
-                f"{label} has no inline bytes: set `inline`, or use an Upload call for chunked media",
-                field=f"media[{index}].source",
-            )
-        limits.check_size(len(item.inline), label)
-        sources.append(Source(item.inline, item.content_type, label))
-    return tuple(sources)
+def inline(media: Sequence[media_pb2.Media], limits: Limits) -> list[Received]:
+    """The media of a request that is one message."""
+    return [_inline(index, item, limits) for index, item in enumerate(media)]
+
+
+def _inline(index: int, item: media_pb2.Media, limits: Limits) -> Received:
+    label = _label(index, item)
+    if item.WhichOneof("source") != "inline":
+        return InvalidRequest(
+            f"{label} has no inline bytes: set `inline`, or use an Upload call for chunked media",
+            field=f"media[{index}].source",
+        )
+    data = item.inline
+    try:
+        limits.check_size(len(data), label)
+    except MediaTooLarge as problem:
+        return problem
+    return Source(data, item.content_type, label)
 
 
 class Assembly:
     """Collects the chunks of an upload, within the limits from the first byte on."""
 
-    def __init__(self, media: Sequence[media_pb2.Media], limits: Limits) -> None:
+    def __init__(self, media: Sequence[media_pb2.Media], limits: Limits, room: UploadRoom) -> None:
         self._media = media
         self._limits = limits
-        self._parts: dict[int, bytearray] = {}
+        self._room = room
+        self._held = 0
+        self._chunks: dict[int, list[bytes]] = {}
+        self._sizes: dict[int, int] = {}
+        self._problems: dict[int, SidecarError] = {}
         for index, item in enumerate(media):
-            match item.WhichOneof("source"):
-                case "chunked":
-                    limits.check_size(item.chunked.total_bytes, _label(index, item))
-                    self._parts[index] = bytearray()
-                case "inline":
-                    limits.check_size(len(item.inline), _label(index, item))
-                case _:
-                    raise InvalidRequest(
-                        f"{_label(index, item)} has no bytes: set `inline` or `chunked`",
-                        field=f"media[{index}].source",
-                    )
-        self._held = sum(len(item.inline) for item in media)
+            if item.WhichOneof("source") == "chunked":
+                self._chunks[index] = []
+                self._sizes[index] = 0
+                self._check(index, item.chunked.total_bytes)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether every item that is to come has its problem already, so that no chunk can help."""
+        return self._problems.keys() == self._chunks.keys()
 
     def add(self, chunk: media_pb2.Chunk) -> None:
-        """Takes the next piece of an item."""
-        part = self._parts.get(chunk.media_index)
-        if part is None:
+        """Takes the next piece of an item; pieces of an item that has its problem are dropped."""
+        index, data = chunk.media_index, chunk.data
+        if index not in self._chunks:
             raise InvalidRequest(
-                f"a chunk names media {chunk.media_index}, which is not a `chunked` item of the request",
+                f"a chunk names media {index}, which is not a `chunked` item of the request",
                 field="chunk.media_index",
             )
-        item = self._media[chunk.media_index]
-        self._limits.check_size(len(part) + len(chunk.data), _label(chunk.media_index, item))
-        self._held += len(chunk.data)
-        if self._held > self._limits.upload_bytes:
+        self._sizes[index] += len(data)
+        self._check(index, self._sizes[index])
+        if index in self._problems:
+            return
+        if self._held + len(data) > self._limits.upload_bytes:
             raise MediaTooLarge(
                 f"the upload's items together pass the limit `limits.upload_bytes` {self._limits.upload_bytes}: "
                 "send them in several requests, or raise the limit",
                 limit="limits.upload_bytes",
                 allowed=self._limits.upload_bytes,
-                found=self._held,
+                found=self._held + len(data),
             )
-        part += chunk.data
+        self._room.take(len(data))
+        self._held += len(data)
+        self._chunks[index].append(data)
 
-    def sources(self) -> tuple[Source, ...]:
-        """All items, once the last chunk is in. Raises InvalidRequest where an announced length is missed."""
-        sources = []
-        for index, item in enumerate(self._media):
-            label = _label(index, item)
-            data = item.inline if index not in self._parts else bytes(self._parts.pop(index))
-            announced = item.chunked.total_bytes
-            if announced and len(data) != announced:
-                raise InvalidRequest(
-                    f"{label} announced {announced} bytes and sent {len(data)}: the upload was cut short or miscounted",
-                    field=f"media[{index}].chunked.total_bytes",
-                )
-            sources.append(Source(data, item.content_type, label))
-        return tuple(sources)
+    def received(self) -> list[Received]:
+        """All items, once the last chunk is in; the chunks are let go of as they are joined."""
+        return [self._received(index, item) for index, item in enumerate(self._media)]
+
+    def close(self) -> None:
+        """Gives the room back."""
+        self._room.give_back(self._held)
+        self._held = 0
+
+    def _received(self, index: int, item: media_pb2.Media) -> Received:
+        if index not in self._chunks:
+            return _inline(index, item, self._limits)
+        announced, sent = item.chunked.total_bytes, self._sizes[index]
+        if index not in self._problems and announced and sent != announced:
+            self._problems[index] = InvalidRequest(
+                f"{_label(index, item)} announced {announced} bytes and sent {sent}: "
+                "the upload was cut short or miscounted",
+                field=f"media[{index}].chunked.total_bytes",
+            )
+        if index in self._problems:
+            return self._problems[index]
+        return Source(b"".join(self._chunks.pop(index)), item.content_type, _label(index, item))
+
+    def _check(self, index: int, size: int) -> None:
+        if index not in self._problems:
+            try:
+                self._limits.check_size(size, _label(index, self._media[index]))
+            except MediaTooLarge as problem:
+                self._problems[index] = problem
+                self._chunks[index].clear()
 
 
-async def first_part(parts: AsyncIterator[UploadPart], kind: type[Message]) -> Message:
+async def first_part(parts: AsyncIterator[UploadPart], room: UploadRoom, kind: type[Message]) -> Message:
     """The request of an upload. Raises InvalidRequest when the stream begins otherwise."""
-    async for part in parts:
-        if _which(part) == "request" and isinstance(part.request, kind):
-            return part.request
-        break
+    part = await _next(parts, room)
+    if part is not None and _which(part) == "request" and isinstance(part.request, kind):
+        return part.request
     raise InvalidRequest("an upload begins with the `request`, then its chunks", field="part")
 
 
-async def collect(parts: AsyncIterator[UploadPart], assembly: Assembly) -> tuple[Source, ...]:
+async def collect(parts: AsyncIterator[UploadPart], assembly: Assembly, room: UploadRoom) -> list[Received]:
     """The media of an upload, from the chunks that follow its request."""
-    async for part in parts:
+    while not assembly.hopeless and (part := await _next(parts, room)) is not None:
         if _which(part) != "chunk":
             raise InvalidRequest("after the `request` an upload brings chunks only", field="part")
         assembly.add(part.chunk)
-    return assembly.sources()
+    return assembly.received()
+
+
+async def _next(parts: AsyncIterator[UploadPart], room: UploadRoom) -> UploadPart | None:
+    """The next message of an upload, None at its end. Raises DeadlineExceeded for a silent caller."""
+    try:
+        async with asyncio.timeout(room.idle_s):
+            return await anext(parts, None)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the upload brought nothing for `server.upload_idle_s` {room.idle_s:g} s: send its chunks without pauses",
+            stage="receive",
+        ) from None
 
 
 def _which(part: UploadPart) -> str | None:
@@ -162,7 +229,10 @@ def _which(part: UploadPart) -> str | None:
 
 
 def _label(index: int, item: media_pb2.Media) -> str:
-    return f"item {index} ({item.name[:64]})" if item.name else f"item {index}"
+    if not item.name:
+        return f"item {index}"
+    name = "".join(letter if letter.isprintable() else "?" for letter in item.name[:_MOST_OF_A_NAME])
+    return f"item {index} ({name})"
 
 
 def _tensor(message: media_pb2.Tensor) -> Tensor:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import grpc
-from annotated_types import Ge
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from annotated_types import Ge, Gt
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from multimodal.v1 import preprocessor_pb2, preprocessor_pb2_grpc
 
+from sidecar.addresses import is_host_port, is_unix
 from sidecar.edge.interceptors import Arounds, Drain, stack
 from sidecar.edge.preprocessor import Preprocessor
 from sidecar.errors import SettingsError
@@ -30,15 +30,35 @@ SERVICE = preprocessor_pb2.DESCRIPTOR.services_by_name["Preprocessor"].full_name
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """`listen`: addresses to bind, "host:port" or "unix:/path"; `message_bytes`: the largest message
-    taken, in bytes; `drain_s`: how long accepted calls may take to finish once the server is told
-    to stop; `reflection`: whether clients may ask what is served.
+    """How the server is reached, and how it goes.
+
+    `listen`: addresses to bind, each "host:port", "[ipv6]:port", "unix:path" or "unix-abstract:name", and
+    port 0 for a free one; `message_bytes`: the largest message taken, in bytes; `uploads_bytes`: what all
+    uploads under way may hold together, in bytes; `upload_idle_s`: how long an upload may be silent;
+    `drain_s`: how long accepted calls may take to finish once the server is told to stop; `reflection`:
+    whether clients may ask what is served.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:50051",)
     message_bytes: Annotated[int, Ge(1024)] = 64 * 1024 * 1024
+    uploads_bytes: Annotated[int, Ge(1)] = 1024 * 1024 * 1024
+    upload_idle_s: Annotated[float, Gt(0)] = 30.0
     drain_s: Annotated[float, Ge(0)] = 25.0
     reflection: bool = True
+
+    def __post_init__(self) -> None:
+        allowed = "at least one of host:port, [ipv6]:port, unix:path, unix-abstract:name, each once"
+        wrong = [one for one in self.listen if not (is_host_port(one) or is_unix(one))]
+        # Port 0 is a free port, another one each time.
+        wrong += [one for one in self.listen if self.listen.count(one) > 1 and not one.endswith(":0")]
+        if wrong or not self.listen:
+            found = repr(wrong[0]) if wrong else "no address"
+            raise SettingsError(
+                f"`server.listen` has {found}: allowed are {allowed}",
+                key="server.listen",
+                value=found,
+                allowed=allowed,
+            )
 
 
 class Server:
@@ -47,7 +67,7 @@ class Server:
     def __init__(self, config: ServerConfig, preprocessor: Preprocessor, metrics: Metrics) -> None:
         self._config = config
         self._drain = Drain()
-        self._health = HealthServicer()
+        self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=(Arounds(stack(self._drain, metrics)),),
             options=(

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sidecar.addresses import is_host_port
 from sidecar.errors import SettingsError
-from sidecar.media import MediaInfo
+from sidecar.media import Modality
 from sidecar.observe.timings import Stage, Timings
 
 # From an icon's decode to a long video's, in seconds: a factor of 2 to 2.5 a step, so that a
@@ -52,18 +53,36 @@ class MetricsConfig:
 
     listen: str = "127.0.0.1:9400"
 
+    def __post_init__(self) -> None:
+        if self.listen and not is_host_port(self.listen):
+            raise SettingsError(
+                f"`metrics.listen` has {self.listen!r}: allowed are host:port, and an empty text for no metrics",
+                key="metrics.listen",
+                value=self.listen,
+                allowed="host:port or an empty text",
+            )
+
 
 class ObservedItem(Protocol):
     """What is read of an item."""
 
-    @property
-    def info(self) -> MediaInfo | None: ...
     @property
     def times(self) -> Timings | None: ...
     @property
     def cpu_ms(self) -> float: ...
     @property
     def problem_reason(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value of a watched metric; `counts` says that it only grows."""
+
+    name: str
+    help_text: str
+    modality: str
+    value: float
+    counts: bool
 
 
 @dataclass(slots=True)
@@ -129,16 +148,21 @@ class Metrics:
             self._calls.labels(method, outcome.reason).inc()
             self._call_seconds.labels(method).observe((time.monotonic_ns() - begun) / 1e9)
 
-    def stages(self, model: str, items: Iterable[ObservedItem], times: Timings) -> None:
-        """Counts a finished call's stage times: an item's stages by item, the call's own once."""
-        modality = "none"
+    def stages(
+        self, model: str, modality: Modality | None, items: Iterable[ObservedItem], times: Timings
+    ) -> None:
+        """Counts an ended call's stage times: an item's stages by item, the call's own once.
+
+        `modality` is what the model takes. An item without times did not end: its call was given up.
+        """
+        takes = modality.value if modality else "none"
         for item in items:
-            modality = item.info.modality.value if item.info else "unknown"
-            self._items.labels(modality, model, item.problem_reason or "OK").inc()
-            self._cpu_seconds.labels(modality, model).inc(item.cpu_ms / 1e3)
+            reason = item.problem_reason or ("OK" if item.times is not None else "CALL_CANCELLED")
+            self._items.labels(takes, model, reason).inc()
+            self._cpu_seconds.labels(takes, model).inc(item.cpu_ms / 1e3)
             if item.times is not None:
-                self._observe(item.times, _OF_AN_ITEM, modality, model)
-        self._observe(times, _OF_THE_CALL, modality, model)
+                self._observe(item.times, _OF_AN_ITEM, takes, model)
+        self._observe(times, _OF_THE_CALL, takes, model)
         self._gap_seconds.labels(model).observe(times.gap_ns / 1e9)
 
     def _observe(self, times: Timings, stages: tuple[Stage, ...], modality: str, model: str) -> None:
@@ -146,9 +170,9 @@ class Metrics:
             if stage in times.stages:
                 self._stage_seconds.labels(stage.value, modality, model).observe(times.stages[stage] / 1e9)
 
-    def watch(self, name: str, help_text: str, read: Callable[[], dict[str, float]]) -> None:
-        """Adds a gauge labelled `of`, read when somebody scrapes."""
-        self.registry.register(_Watched(name, help_text, read))
+    def watch(self, read: Callable[[], Iterable[Reading]]) -> None:
+        """Adds metrics that are read whenever somebody scrapes, on the scraper's thread."""
+        self.registry.register(_Watched(read))
 
     @contextmanager
     def served(self, config: MetricsConfig) -> Iterator[str]:
@@ -175,11 +199,17 @@ class Metrics:
 
 
 class _Watched(Collector):
-    def __init__(self, name: str, help_text: str, read: Callable[[], dict[str, float]]) -> None:
-        self._name, self._help, self._read = name, help_text, read
+    def __init__(self, read: Callable[[], Iterable[Reading]]) -> None:
+        self._read = read
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily(self._name, self._help, labels=["of"])
-        for label, value in self._read().items():
-            family.add_metric([label], value)
-        yield family
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        for reading in self._read():
+            family = families.get(reading.name)
+            if family is None:
+                kind: type[CounterMetricFamily | GaugeMetricFamily] = (
+                    CounterMetricFamily if reading.counts else GaugeMetricFamily
+                )
+                family = families[reading.name] = kind(reading.name, reading.help_text, labels=["modality"])
+            family.add_metric([reading.modality], reading.value)
+        yield from families.values()

@@ -8,6 +8,8 @@ and counted.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from sidecar.workers.worker import Done, Job, work
 
 @dataclass(frozen=True, slots=True)
 class WorkersStatistics:
-    """Counts since the start: jobs that ended, and those whose caller had gone."""
+    """Counts of a modality since the start: jobs that ended, and those whose caller had gone."""
 
     finished_total: int
     abandoned_total: int
@@ -36,18 +38,24 @@ class Workers(Protocol):
         """How many jobs of each modality run at once."""
         ...
 
-    async def probe(self, source: Source) -> MediaInfo:
-        """Reads a source's facts; raises only UnsupportedMedia and CorruptMedia."""
+    async def probe(self, source: Source) -> tuple[MediaInfo, int]:
+        """A source's facts, and the nanoseconds that reading them took, without the wait for a thread.
+
+        Raises only UnsupportedMedia and CorruptMedia.
+        """
         ...
 
     async def run(self, job: Job, ticket: Ticket) -> Done:
-        """Runs a job that holds a ticket, and releases the ticket when the job has really ended."""
+        """Runs a job that holds a ticket, and releases the ticket when the job has really ended.
+
+        What went wrong with the job is in what it gives back; only cancellation is raised.
+        """
         ...
 
-    def statistics(self) -> WorkersStatistics: ...
+    def statistics(self) -> Mapping[Modality, WorkersStatistics]: ...
 
-    def close(self) -> None:
-        """Waits for running jobs and ends the threads."""
+    async def close(self) -> None:
+        """Drops what has not begun, waits for what runs, and ends the threads."""
         ...
 
 
@@ -64,11 +72,11 @@ class ThreadWorkers:
             for modality, threads in self.slots.items()
         }
         self._probe_pool = ThreadPoolExecutor(plan.probe_threads, thread_name_prefix="probe")
-        self._finished_total = 0
-        self._abandoned_total = 0
+        self._finished: Counter[Modality] = Counter()
+        self._abandoned: Counter[Modality] = Counter()
 
-    async def probe(self, source: Source) -> MediaInfo:
-        return await asyncio.get_running_loop().run_in_executor(self._probe_pool, probe, source)
+    async def probe(self, source: Source) -> tuple[MediaInfo, int]:
+        return await asyncio.get_running_loop().run_in_executor(self._probe_pool, _timed_probe, source)
 
     async def run(self, job: Job, ticket: Ticket) -> Done:
         loop = asyncio.get_running_loop()
@@ -81,20 +89,28 @@ class ThreadWorkers:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            self._abandoned_total += 1
+            self._abandoned[ticket.modality] += 1
             raise
 
     def _end(self, ticket: Ticket) -> None:
-        self._finished_total += 1
+        self._finished[ticket.modality] += 1
         ticket.release()
 
-    def statistics(self) -> WorkersStatistics:
-        return WorkersStatistics(self._finished_total, self._abandoned_total)
+    def statistics(self) -> Mapping[Modality, WorkersStatistics]:
+        return {
+            modality: WorkersStatistics(self._finished[modality], self._abandoned[modality])
+            for modality in self.slots
+        }
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for pool in (self._probe_pool, *self._pools.values()):
-            pool.shutdown(wait=True, cancel_futures=True)
+            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
 
     def __repr__(self) -> str:
         threads = ", ".join(f"{modality.value} {count}" for modality, count in self.slots.items())
         return f"<ThreadWorkers {threads}>"
+
+
+def _timed_probe(source: Source) -> tuple[MediaInfo, int]:
+    begun = time.monotonic_ns()
+    return probe(source), time.monotonic_ns() - begun

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from multimodal.v1 import media_pb2, preprocessor_pb2, preprocessor_pb2_grpc
 from PIL import Image
@@ -74,6 +75,20 @@ class TestAnswers:
     def test_one_bad_item_of_a_model_that_takes_them_together_fails_the_call(self, client: Client) -> None:
         with pytest.raises(inference_client.CorruptMedia, match="item 1"):
             client.infer("together", [picture(), picture()[:60]])
+
+    def test_preprocess_prepares_items_independently_whatever_the_model_does_with_them(
+        self, client: Client
+    ) -> None:
+        good, bad = client.preprocess("together", [picture(), picture()[:60]])
+        assert good.problem is None
+        assert isinstance(bad.problem, inference_client.CorruptMedia)
+
+    def test_preprocess_gives_the_type_asked_for_or_the_models_own(self, client: Client) -> None:
+        assert client.preprocess("clip_fp16", picture()).tensor().dtype == np.float16
+        assert client.preprocess("clip_fp16", picture(), data_type="FP32").tensor().dtype == np.float32
+        assert client.preprocess("clip_uint8", picture()).tensor().dtype == np.uint8
+        with pytest.raises(inference_client.InvalidRequest, match="BYTES"):
+            client.preprocess("clip", picture(), data_type="BYTES")
 
     def test_plain_inputs_go_along_with_every_item(self, client: Client) -> None:
         inputs = {"prompt": "what is this?", "ids": [1, 2, 39]}
@@ -174,7 +189,7 @@ class TestUploads:
                 (only,) = list(stream)
             assert list(only.tensor("checksum")) == list(expected.tensor("checksum"))
 
-    def test_media_larger_than_a_message_is_served(self, sidecar: Running) -> None:
+    def test_media_larger_than_a_message_is_served(self) -> None:
         with running({"clip": "clip-vit-base-patch32"}, None, "server.message_bytes=1500000") as small:
             file = io.BytesIO()
             Image.fromarray(np.random.default_rng(1).integers(0, 256, (900, 900, 3), np.uint8)).save(
@@ -183,7 +198,6 @@ class TestUploads:
             assert len(file.getvalue()) > 2_000_000
             with Client(small.address, upload_threshold=100_000) as client:
                 assert client.preprocess("clip", file.getvalue()).tensor().shape == (3, 224, 224)
-        assert sidecar.address != small.address
 
     @pytest.mark.parametrize(
         ("parts", "words"),
@@ -191,7 +205,6 @@ class TestUploads:
             ([], "begins with the `request`"),
             (["chunk 0"], "begins with the `request`"),
             (["request 4", "chunk 0", "request 4"], "brings chunks only"),
-            (["request 9", "chunk 0"], "announced 9 bytes and sent 4"),
             (["request 0", "chunk 5"], "names media 5"),
         ],
     )
@@ -203,19 +216,60 @@ class TestUploads:
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert words in str(refused.value.details())
 
-    def test_an_upload_that_announces_too_much_is_refused_before_its_chunks(
+    @pytest.mark.parametrize(
+        ("parts", "words"),
+        [
+            (["request 9", "chunk 0"], "announced 9 bytes and sent 4"),
+            (["request 0"], "empty"),
+            (["request 0", "chunk 0"], "no known format"),
+        ],
+    )
+    def test_what_is_wrong_with_one_item_of_an_upload_is_its_own_problem(
+        self, stub: preprocessor_pb2_grpc.PreprocessorStub, parts: list[str], words: str
+    ) -> None:
+        (item,) = stub.PreprocessUpload(iter([upload_part(part) for part in parts])).items
+        assert words in item.problem.message
+
+    def test_an_upload_that_announces_too_much_is_answered_before_its_chunks(
         self, stub: preprocessor_pb2_grpc.PreprocessorStub
     ) -> None:
-        sent = threading.Event()
+        answered = threading.Event()
 
         def parts() -> Iterator[preprocessor_pb2.PreprocessUploadRequest]:
             yield upload_part(f"request {2**40}")
-            sent.wait(10)
+            answered.wait(10)
 
-        with pytest.raises(grpc.RpcError) as refused:
-            stub.PreprocessUpload(parts())
-        sent.set()
-        assert "limits.media_bytes" in str(refused.value.details())
+        (item,) = stub.PreprocessUpload(parts()).items
+        answered.set()
+        assert item.problem.metadata["limit"] == "limits.media_bytes"
+
+    def test_a_silent_upload_is_ended_and_holds_nobody_up(self) -> None:
+        with running(
+            {"clip": "clip-vit-base-patch32"}, None, "server.upload_idle_s=0.2", "gate.max_queued=1"
+        ) as one:
+            released = threading.Event()
+
+            def silent() -> Iterator[preprocessor_pb2.PreprocessUploadRequest]:
+                yield upload_part("request 100")
+                released.wait(10)
+
+            with grpc.insecure_channel(one.address) as channel:
+                call = preprocessor_pb2_grpc.PreprocessorStub(channel).PreprocessUpload.future(silent())
+                with Client(one.address) as client:
+                    assert client.preprocess("clip", picture()).tensor().shape == (3, 224, 224)
+                assert call.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                released.set()
+                assert "server.upload_idle_s" in str(call.details())
+
+    def test_uploads_together_hold_no_more_than_their_room(self) -> None:
+        with running({"clip": "clip-vit-base-patch32"}, None, "server.uploads_bytes=10") as one:
+            parts = [upload_part("request 12"), *[upload_part("chunk 0")] * 3]
+            with grpc.insecure_channel(one.address) as channel, pytest.raises(grpc.RpcError) as refused:
+                preprocessor_pb2_grpc.PreprocessorStub(channel).PreprocessUpload(iter(parts))
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "server.uploads_bytes" in str(refused.value.details())
+            with Client(one.address) as client:
+                assert client.preprocess("clip", picture()).tensor().shape == (3, 224, 224)
 
 
 def upload_part(words: str) -> preprocessor_pb2.PreprocessUploadRequest:
@@ -261,25 +315,46 @@ class TestRefusals:
     def test_a_failure_carries_google_rpc_details(self, stub: preprocessor_pb2_grpc.PreprocessorStub) -> None:
         with pytest.raises(grpc.RpcError) as refused:
             stub.Infer(preprocessor_pb2.InferRequest())
-        trailers = {datum.key: datum.value for datum in refused.value.trailing_metadata()}
-        status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
-        info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-        assert status.details[0].Unpack(info)
-        assert status.details[1].Unpack(bad_request)
+        info = error_info(refused.value)
+        bad_request = error_details_pb2.BadRequest()
+        assert details(refused.value)[1].Unpack(bad_request)
         assert (info.reason, info.domain) == ("INVALID_REQUEST", "multimodal.v1")
         assert bad_request.field_violations[0].field == "model"
 
-    def test_an_item_without_bytes_is_named(self, stub: preprocessor_pb2_grpc.PreprocessorStub) -> None:
-        media = [media_pb2.Media(inline=picture()), media_pb2.Media(name="cat.jpg")]
+    def test_an_item_without_bytes_is_named_and_its_neighbour_answered(
+        self, stub: preprocessor_pb2_grpc.PreprocessorStub
+    ) -> None:
+        media = [media_pb2.Media(inline=picture()), media_pb2.Media(name="cat\n.jpg")]
+        good, bad = stub.Infer(preprocessor_pb2.InferRequest(model="clip", media=media)).items
+        assert not good.HasField("problem")
+        assert bad.problem.message.startswith("item 1 (cat?.jpg) has no inline bytes")
+        assert bad.problem.metadata["item"] == "1"
+
+    def test_an_item_over_the_limit_is_its_own_problem(self, small: Running) -> None:
+        with Client(small.address) as client:
+            good, bad = client.preprocess("small", [picture(), picture(200, 20)])
+        assert good.problem is None
+        assert isinstance(bad.problem, inference_client.MediaTooLarge)
+
+    def test_a_failure_of_all_or_nothing_tells_which_item(
+        self, stub: preprocessor_pb2_grpc.PreprocessorStub
+    ) -> None:
+        media = [media_pb2.Media(inline=picture()), media_pb2.Media(inline=picture()[:60])]
+        request = preprocessor_pb2.PreprocessRequest(model="clip", media=media, all_or_nothing=True)
         with pytest.raises(grpc.RpcError) as refused:
-            stub.Infer(preprocessor_pb2.InferRequest(model="clip", media=media))
-        assert "item 1 (cat.jpg) has no inline bytes" in str(refused.value.details())
+            stub.Preprocess(request)
+        info = error_info(refused.value)
+        assert (info.reason, info.metadata["item"], info.metadata["retryable"]) == (
+            "CORRUPT_MEDIA",
+            "1",
+            "false",
+        )
 
     def test_a_deadline_that_has_no_chance_is_told_as_one(self, client: Client) -> None:
         with pytest.raises(inference_client.DeadlineExceeded):
             client.infer("accelerator", [picture()] * 64, timeout=0.005)
 
-    def test_a_full_queue_refuses_with_a_hint(self, tight: Running) -> None:
+    def test_more_items_than_the_queue_holds_are_refused_for_good(self, tight: Running) -> None:
         with (
             Client(tight.address, retries=Retries(attempts=1)) as client,
             pytest.raises(inference_client.InvalidRequest) as refused,
@@ -297,6 +372,17 @@ class TestRefusals:
         assert served
         assert refused
         assert all(each.retry_after_s and each.retry_after_s > 0 for each in refused)
+
+
+def details(error: grpc.RpcError) -> list[any_pb2.Any]:
+    trailers = {datum.key: datum.value for datum in error.trailing_metadata()}
+    return list(status_pb2.Status.FromString(trailers["grpc-status-details-bin"]).details)
+
+
+def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
+    info = error_details_pb2.ErrorInfo()
+    assert details(error)[0].Unpack(info)
+    return info
 
 
 class TestModels:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -129,6 +131,16 @@ class TestDrain:
                 assert len(tokens) == 20
             assert await asyncio.to_thread(sidecar.process.wait, 30) == 0
 
+    async def test_a_large_reply_to_a_slow_reader_is_finished_before_the_server_goes(self) -> None:
+        with running(CLIP) as sidecar:
+            async with slowly(sidecar.address) as address, AsyncClient(address) as client:
+                reply = asyncio.create_task(client.preprocess("clip", [picture()] * 64))
+                await all_prepared(sidecar)
+                stopping = asyncio.create_task(asyncio.to_thread(sidecar.stop))
+                assert len(await reply) == 64
+                await stopping
+            assert sidecar.app.finished_drain
+
     @pytest.mark.triton
     async def test_a_drain_that_takes_too_long_is_cut_and_told(self, triton: Triton) -> None:
         settings = {
@@ -145,6 +157,41 @@ class TestDrain:
                             if outputs.index == 0:
                                 sidecar.process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(sidecar.process.wait, 30) == 1
+
+
+@asynccontextmanager
+async def slowly(address: str) -> AsyncIterator[str]:
+    """A relay in front of an address that hands its answers on at some 10 MB a second."""
+    host, _, port = address.rpartition(":")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause_s: float) -> None:
+        try:
+            while piece := await reader.read(65536):
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(pause_s)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    ended: list[asyncio.Task[None]] = []
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        onward, outward = await asyncio.open_connection(host, int(port))
+        ended.append(asyncio.create_task(pump(reader, outward, 0.0)))
+        ended.append(asyncio.create_task(pump(onward, writer, 65536 / 10e6)))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    await asyncio.gather(*ended, return_exceptions=True)
+
+
+async def all_prepared(sidecar: Running) -> None:
+    """Returns when 64 items were prepared, so that their reply is on its way."""
+    done = 'sidecar_workers_finished_jobs_total{modality="image"} 64.0'
+    while done not in await asyncio.to_thread(scrape, sidecar):  # noqa: ASYNC110 - metrics are looked at
+        await asyncio.sleep(0.01)
 
 
 async def not_serving(address: str) -> None:
@@ -165,7 +212,9 @@ class TestModelServer:
             with pytest.raises(inference_client.UpstreamUnavailable) as refused:
                 client.infer("clip", picture())
             assert refused.value.retryable
-            assert client.preprocess("clip", picture()).tensor().shape == (3, 224, 224)
+            with pytest.raises(inference_client.UpstreamUnavailable):
+                client.preprocess("clip", picture())
+            assert client.preprocess("clip", picture(), data_type="FP16").tensor().dtype == np.float16
 
     @pytest.mark.triton
     def test_a_model_that_contradicts_its_recipe_stops_the_start_and_names_both_sides(
@@ -186,6 +235,7 @@ class TestModelServer:
             assert health(sidecar.address) == health_pb2.HealthCheckResponse.NOT_SERVING
             with pytest.raises(inference_client.UpstreamModelMissing, match="clip"):
                 client.infer("clip", picture())
+            assert client.model("clip").state == "missing"
 
     @pytest.mark.triton
     def test_one_that_dies_mid_request_and_comes_back_is_told_and_found_again(
@@ -204,7 +254,7 @@ class TestModelServer:
                         if outputs.index == 0:
                             own_triton.kill()
             assert died.value.retryable
-            assert client.preprocess("slow", picture()).tensor().shape == (3, 224, 224)
+            assert client.preprocess("slow", picture(), data_type="FP32").tensor().shape == (3, 224, 224)
             own_triton.restart()
             with Client(sidecar.address, retries=Retries(attempts=5)) as patient:
                 assert eventually_streams(patient) == ["token 0 of 1"]
@@ -229,10 +279,20 @@ class TestMetrics:
             labels = f'modality="image",model="clip",stage="{stage}"'
             assert f"sidecar_stage_duration_seconds_count{{{labels}}} 1.0" in text
         assert 'sidecar_items_total{modality="image",model="clip",reason="OK"} 1.0' in text
-        assert 'sidecar_items_total{modality="unknown",model="clip",reason="UNSUPPORTED_MEDIA"} 1.0' in text
+        assert 'sidecar_items_total{modality="image",model="clip",reason="UNSUPPORTED_MEDIA"} 1.0' in text
         assert 'sidecar_gap_duration_seconds_count{model="clip"} 1.0' in text
         assert 'sidecar_calls_total{method="Preprocess",reason="OK"} 1.0' in text
-        assert 'sidecar_gate_items{of="queued"} 0.0' in text
+        assert 'sidecar_gate_queued_items{modality="image"} 0.0' in text
+        assert 'sidecar_workers_finished_jobs_total{modality="image"} 1.0' in text
+
+    def test_a_call_that_fails_leaves_its_items_and_their_cost_in_the_metrics(self) -> None:
+        with running(CLIP) as sidecar, Client(sidecar.address) as client:
+            with pytest.raises(inference_client.CorruptMedia):
+                client.preprocess("clip", picture(400)[:-2000])
+            text = scrape(sidecar)
+        assert 'sidecar_items_total{modality="image",model="clip",reason="CORRUPT_MEDIA"} 1.0' in text
+        (cpu,) = (line for line in text.splitlines() if line.startswith("sidecar_worker_cpu_seconds_total{"))
+        assert float(cpu.split()[-1]) > 0
 
     def test_refused_calls_are_counted_by_reason(self) -> None:
         with running(CLIP) as sidecar, Client(sidecar.address) as client:

@@ -170,10 +170,14 @@ class ScriptedServer(preprocessor_pb2_grpc.PreprocessorServicer):
 
 
 @asynccontextmanager
-async def serving(address: str = "127.0.0.1:0") -> AsyncIterator[ScriptedServer]:
-    """A scripted server on `address` (by default a free port), stopped on leaving."""
+async def serving(address: str = "127.0.0.1:0", *, message_bytes: int = -1) -> AsyncIterator[ScriptedServer]:
+    """A scripted server on `address` (by default a free port), stopped on leaving.
+
+    `message_bytes` is the largest message it takes; -1: any.
+    """
     scripted = ScriptedServer()
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
+    options = [("grpc.max_receive_message_length", message_bytes), ("grpc.so_reuseport", 0)]
+    server = grpc.aio.server(options=options)
     preprocessor_pb2_grpc.add_PreprocessorServicer_to_server(scripted, server)
     port = server.add_insecure_port(address)
     scripted.address = address if address.startswith("unix:") else f"127.0.0.1:{port}"

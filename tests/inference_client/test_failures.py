@@ -26,7 +26,7 @@ from inference_client import (
 )
 from inference_client.errors import BY_REASON
 from inference_client.failures import from_rpc
-from tests.inference_client.scripted_server import HANG, Refusal, ScriptedServer
+from tests.inference_client.scripted_server import HANG, Refusal, ScriptedServer, serving
 
 Code = grpc.StatusCode
 OK = preprocessor_pb2.InferResponse(items=[media_pb2.ItemResult()])
@@ -42,14 +42,15 @@ class TestReading:
             Code.INVALID_ARGUMENT,
             "INVALID_REQUEST",
             message="media[0] is missing",
-            facts={"field": "media[0]"},
+            facts={"field": "media[0]", "retryable": "false", "item": "0"},
             violations=(("media[0]", "missing"),),
         )
         server.will("Infer", refusal)
         with pytest.raises(InvalidRequest, match=r"media\[0\] is missing") as caught:
             await caller.infer("m", b"a")
         assert caught.value.reason == "INVALID_REQUEST"
-        assert caught.value.facts == {"field": "media[0]"}
+        assert caught.value.facts == {"field": "media[0]", "item": "0"}
+        assert caught.value.item == 0
         assert (FieldViolation("media[0]", "missing"),) == caught.value.violations
         assert caught.value.status == "INVALID_ARGUMENT"
         assert not caught.value.retryable
@@ -74,13 +75,24 @@ class TestReading:
     def test_a_newer_servers_reason_becomes_the_nearest_branch(
         self, code: grpc.StatusCode, kind: type[SidecarError]
     ) -> None:
-        error = from_rpc(code, "x", Refusal(code, "NEW_THING", retry_after_s=0.25).trailing(), address="here")
-        assert (kind, "NEW_THING", True, 0.25) == (
-            type(error),
-            error.reason,
-            error.retryable,
-            error.retry_after_s,
-        )
+        refusal = Refusal(code, "NEW_THING", retry_after_s=0.25)
+        error = from_rpc(code, "x", refusal.trailing(), address="here")
+        assert (kind, "NEW_THING", 0.25) == (type(error), error.reason, error.retry_after_s)
+
+    @pytest.mark.parametrize("reason", ["NEW_THING", "CORRUPT_MEDIA", "OVERLOADED"])
+    @pytest.mark.parametrize(("told", "retryable"), [("true", True), ("false", False)])
+    def test_whether_a_retry_can_help_is_what_the_server_says(
+        self, reason: str, told: str, retryable: bool
+    ) -> None:
+        refusal = Refusal(Code.INVALID_ARGUMENT, reason, facts={"retryable": told, "limit": "x"})
+        error = from_rpc(refusal.code, "x", refusal.trailing(), address="here")
+        assert (retryable, {"limit": "x"}) == (error.retryable, error.facts)
+
+    @pytest.mark.parametrize("told", ["", "-1", "first", "²"])
+    def test_an_item_that_is_no_index_is_only_a_fact(self, told: str) -> None:
+        refusal = Refusal(Code.INVALID_ARGUMENT, "CORRUPT_MEDIA", facts={"item": told})
+        error = from_rpc(refusal.code, "x", refusal.trailing(), address="here")
+        assert (None, {"item": told}) == (error.item, error.facts)
 
     @pytest.mark.parametrize("code", [code for code in Code if code is not Code.OK])
     def test_every_bare_status_becomes_some_error_that_names_it(self, code: grpc.StatusCode) -> None:
@@ -99,6 +111,12 @@ class TestReading:
 
 
 class TestNoAnswer:
+    async def test_a_message_over_the_servers_limit_is_told_with_what_to_do(self, connect: Any) -> None:
+        async with serving(message_bytes=1000) as small:
+            with pytest.raises(InvalidRequest, match="`upload_threshold` below") as caught:
+                await connect(small.address, retries=Retries(attempts=1)).infer("m", bytes(2000))
+        assert not caught.value.retryable
+
     async def test_an_unreachable_server_is_named_with_its_address(self, connect: Any) -> None:
         caller = connect("127.0.0.1:1", retries=Retries(attempts=1))
         with pytest.raises(ServerUnavailable, match=r"127\.0\.0\.1:1") as caught:
@@ -198,8 +216,7 @@ class TestRetries:
     async def test_an_upload_that_fits_the_retry_buffer_is_tried_again_whole(
         self, connect: Any, server: ScriptedServer
     ) -> None:
-        reply = preprocessor_pb2.InferUploadResponse(response=OK)
-        server.will("InferUpload", Refusal(Code.UNAVAILABLE, "SHUTTING_DOWN"), reply)
+        server.will("InferUpload", Refusal(Code.UNAVAILABLE, "SHUTTING_DOWN"), OK)
         await connect(server.address, retries=QUICK, upload_threshold=2).infer("m", b"abc")
         first, second = server.seen["InferUpload"]
         assert first == second

@@ -29,6 +29,7 @@ from inference_client import (
     StageTimes,
     TensorSpec,
     UpstreamFailed,
+    UpstreamModelMissing,
     media,
 )
 from inference_client.calls import CHUNK_BYTES
@@ -104,6 +105,7 @@ async def test_a_list_gives_a_batch_in_which_a_bad_item_leaves_its_neighbours_al
     assert batch.times.total_ns == 8
     assert good is good.raise_for_problem()
     assert isinstance(bad.problem, CorruptMedia)
+    assert bad.problem.item == 1
     assert bad.problem.facts == {"item": "1"}
     assert bad.problem.status == "INVALID_ARGUMENT"
     with pytest.raises(CorruptMedia, match="item 1 ends early"):
@@ -173,6 +175,31 @@ async def test_options_reach_the_request(caller: Any, server: ScriptedServer) ->
     assert parameters == {
         name: getattr(value, value.WhichOneof("value")) for name, value in request.parameters.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "number"),
+    [
+        ({}, media_pb2.DATA_TYPE_UNSPECIFIED),
+        ({"data_type": "FP32"}, FP32),
+        ({"data_type": "BF16"}, media_pb2.DATA_TYPE_BF16),
+        ({"data_type": np.uint8}, media_pb2.DATA_TYPE_UINT8),
+    ],
+)
+async def test_the_element_type_wanted_reaches_the_request(
+    caller: Any, server: ScriptedServer, options: Any, number: int
+) -> None:
+    server.will("Preprocess", prepared(item()))
+    await caller.preprocess("clip", b"a", **options)
+    assert number == server.request("Preprocess").data_type
+
+
+async def test_an_element_type_that_there_is_not_is_refused_before_anything_is_sent(
+    caller: Any, server: ScriptedServer
+) -> None:
+    with pytest.raises(ValueError, match="FP16, FP32"):
+        await caller.preprocess("clip", b"a", data_type="FP8")
+    assert server.seen == {}
 
 
 async def test_content_type_and_name_go_along(caller: Any, server: ScriptedServer, tmp_path: Path) -> None:
@@ -251,7 +278,18 @@ async def test_models_are_told_in_full(caller: Any, server: ScriptedServer) -> N
     ) == (ModelState.READY, Modality.IMAGE, Grouping.EACH)
     assert (TensorSpec("x", "FP32", (3, -1)),) == listed.media_inputs
     assert listed.recipe.steps == ("resize",)
+    assert listed.problem is None
     assert server.request("GetModel").model == "clip"
+
+
+async def test_a_model_that_cannot_be_asked_says_why_as_an_error(caller: Any, server: ScriptedServer) -> None:
+    problem = media_pb2.Problem(code=5, reason="UPSTREAM_MODEL_MISSING", message="load it", retryable=False)
+    missing = preprocessor_pb2.Model(name="m", state=preprocessor_pb2.MODEL_STATE_MISSING, problem=problem)
+    server.will("ListModels", preprocessor_pb2.ListModelsResponse(models=[missing]))
+    (model,) = await caller.call("models")
+    assert model.state is ModelState.MISSING
+    assert isinstance(model.problem, UpstreamModelMissing)
+    assert (model.problem.message, model.problem.status) == ("load it", "NOT_FOUND")
 
 
 async def test_enum_values_of_a_newer_server_are_unknown(caller: Any, server: ScriptedServer) -> None:
@@ -267,7 +305,16 @@ async def test_enum_values_of_a_newer_server_are_unknown(caller: Any, server: Sc
 
 class TestStreams:
     PREPARED = event(prepared=preprocessor_pb2.Prepared(items=[item()], request_id="r1"))
-    FINISHED = event(finished=preprocessor_pb2.Finished(times=WHOLE_TIMES, first_output_ns=3, responses=2))
+    FINISHED = event(
+        finished=preprocessor_pb2.Finished(
+            times=WHOLE_TIMES,
+            first_output_ns=3,
+            responses=2,
+            request_id="r1",
+            upstream_model="m1",
+            upstream_version="7",
+        )
+    )
 
     @staticmethod
     def outputs(index: int) -> preprocessor_pb2.InferStreamResponse:
@@ -286,7 +333,10 @@ class TestStreams:
         assert [each.index for each in outputs] == [0, 1]
         assert seen == [("jpeg", None), ("jpeg", None)]
         assert stream.times.total_ns == 8
-        assert (stream.finished.first_output_ns, stream.finished.responses) == (3, 2)
+        end = stream.finished
+        assert (end.first_output_ns, end.responses) == (3, 2)
+        assert (end.request_id, end.model, end.version) == ("r1", "m1", "7")
+        assert stream.prepared[0].request_id == "r1"
 
     async def test_leaving_early_cancels_the_call_on_the_server(
         self, caller: Any, server: ScriptedServer
@@ -342,7 +392,7 @@ class TestUploads:
     ) -> None:
         big = bytes(range(256)) * (CHUNK_BYTES // 256) + b"tail"
         (tmp_path / "big.wav").write_bytes(big)
-        server.will("InferUpload", preprocessor_pb2.InferUploadResponse(response=inferred(item(), item())))
+        server.will("InferUpload", inferred(item(), item()))
         caller = connect(server.address, upload_threshold=CHUNK_BYTES)
         await caller.infer("m", [tmp_path / "big.wav", b"small"], request_id="mine")
         first, *parts = server.seen["InferUpload"][0]
@@ -358,10 +408,41 @@ class TestUploads:
         await connect(server.address, upload_threshold=4).preprocess("m", b"1234")
         assert list(server.seen) == ["Preprocess"]
 
+    @pytest.mark.parametrize(("length", "rpc"), [(900, "Infer"), (1100, "InferUpload")])
+    async def test_plain_inputs_count_towards_the_threshold(
+        self, connect: Any, server: ScriptedServer, length: int, rpc: str
+    ) -> None:
+        server.will("GetModel", preprocessor_pb2.GetModelResponse())
+        server.will(rpc, inferred(item()))
+        caller = connect(server.address, upload_threshold=2000)
+        await caller.infer("m", bytes(1000), {"k": np.zeros(length, np.uint8)})
+        assert list(server.seen) == ["GetModel", rpc]
+
+    @pytest.mark.parametrize("media_bytes", [None, b"a"], ids=["alone", "beside media"])
+    async def test_plain_inputs_beyond_the_threshold_are_refused_before_they_are_sent(
+        self, connect: Any, server: ScriptedServer, media_bytes: bytes | None
+    ) -> None:
+        server.will("GetModel", preprocessor_pb2.GetModelResponse())
+        caller = connect(server.address, upload_threshold=2 * CHUNK_BYTES)
+        inputs = {"k": 1, "table": np.zeros(2 * CHUNK_BYTES, np.uint8)}
+        with pytest.raises(ValueError, match=r"'table'.*upload_threshold"):
+            await caller.infer("m", media_bytes, inputs)
+        with pytest.raises(ValueError, match=r"'table'.*upload_threshold"):
+            await caller.stream("m", media_bytes, inputs)
+        assert list(server.seen) == ["GetModel"]
+
+    async def test_plain_inputs_of_a_chunks_size_are_sent_whatever_the_threshold(
+        self, connect: Any, server: ScriptedServer
+    ) -> None:
+        server.will("GetModel", preprocessor_pb2.GetModelResponse())
+        server.will("Infer", inferred())
+        inputs = {"k": np.zeros(CHUNK_BYTES - 100, np.uint8)}
+        await connect(server.address, upload_threshold=0).infer("m", None, inputs)
+        assert server.attempts("Infer") == 1
+
     async def test_each_verb_has_its_upload(self, connect: Any, server: ScriptedServer) -> None:
-        server.will("PreprocessUpload", preprocessor_pb2.PreprocessUploadResponse(response=prepared(item())))
-        stream_end = preprocessor_pb2.InferStreamUploadResponse(response=TestStreams.FINISHED)
-        server.will("InferStreamUpload", [stream_end])
+        server.will("PreprocessUpload", prepared(item()))
+        server.will("InferStreamUpload", [TestStreams.FINISHED])
         caller = connect(server.address, upload_threshold=0)
         assert (await caller.preprocess("m", b"1")).info.format == "jpeg"
         _, stream = await caller.stream("m", b"1")
@@ -394,7 +475,7 @@ class TestUploads:
     async def test_an_empty_item_among_pieces_stays_an_empty_item(
         self, connect: Any, server: ScriptedServer
     ) -> None:
-        server.will("InferUpload", preprocessor_pb2.InferUploadResponse(response=inferred(item(), item())))
+        server.will("InferUpload", inferred(item(), item()))
         await connect(server.address, upload_threshold=1).infer("m", [b"", b"12"])
         assert [each.WhichOneof("source") for each in server.seen["InferUpload"][0][0].request.media] == [
             "inline",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sidecar.deadline import Deadline
-from sidecar.errors import CorruptMedia, DeadlineExceeded
+from sidecar.errors import CorruptMedia, DeadlineExceeded, InternalError, MediaTooLarge
 from sidecar.media import (
     Cost,
     DataType,
@@ -52,8 +52,8 @@ class Held:
     def accepts(self, output: str, data_type: DataType) -> bool:
         return (output, data_type) == ("pixels", DataType.UINT8)
 
-    def output_bytes(self, info: MediaInfo) -> int:
-        return info.encoded_bytes
+    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> int:
+        return info.encoded_bytes * len(data_types)
 
     def transform(self, frames: Frames) -> tuple[Shaped, ...]:
         assert isinstance(frames, Pixels)
@@ -72,7 +72,7 @@ def free() -> Held:
 async def workers() -> AsyncIterator[ThreadWorkers]:
     pool = ThreadWorkers(ThreadPlan(image_threads=1, audio_threads=1, probe_threads=1))
     yield pool
-    pool.close()
+    await pool.close()
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def gate(workers: ThreadWorkers) -> Gate:
 
 
 async def ticket(gate: Gate) -> Ticket:
-    return await gate.enter(1).ticket(Modality.IMAGE, Cost(1.0, 1), FOREVER)
+    return await gate.enter(Modality.IMAGE, 1).ticket(Cost(1.0, 1), FOREVER)
 
 
 def png() -> bytes:
@@ -92,13 +92,13 @@ def png() -> bytes:
 
 async def job(workers: ThreadWorkers, recipe: Held, deadline: Deadline = FOREVER) -> Job:
     source = Source(png())
-    info = await workers.probe(source)
+    info, _ = await workers.probe(source)
     return Job(source, info, recipe, DecodeTarget(), {"pixels": DataType.UINT8}, deadline)
 
 
 async def idle(gate: Gate) -> None:
     """Returns when no ticket is out; the test's own timeout bounds it."""
-    while any(gate.statistics().running.values()):  # noqa: ASYNC110 - the gate tells nobody that it is idle
+    while any(lane.running for lane in gate.statistics().values()):  # noqa: ASYNC110 - the gate tells nobody that it is idle
         await asyncio.sleep(0)
 
 
@@ -118,10 +118,38 @@ async def test_an_output_that_the_model_has_no_use_for_is_not_packed(
     assert (await workers.run(unwanted, await ticket(gate))).tensors == ()
 
 
+@dataclass(frozen=True)
+class Faulty(Held):
+    """A recipe that fails as told."""
+
+    failure: Exception = field(default_factory=KeyError)
+
+    def transform(self, frames: Frames) -> tuple[Shaped, ...]:
+        assert isinstance(frames, Pixels)
+        raise self.failure
+
+
+async def test_what_a_recipe_refuses_is_told_of_the_item(workers: ThreadWorkers, gate: Gate) -> None:
+    refused = replace(await job(workers, free()), recipe=Faulty(failure=MediaTooLarge("too thin", limit="x")))
+    problem = (await workers.run(refused, await ticket(gate))).problem
+    assert isinstance(problem, MediaTooLarge)
+    assert (problem.message, problem.facts) == ("item 0: too thin", {"limit": "x"})
+
+
+async def test_a_fault_of_ours_is_told_as_one_and_logged(
+    workers: ThreadWorkers, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    faulty = replace(await job(workers, free()), recipe=Faulty())
+    problem = (await workers.run(faulty, await ticket(gate))).problem
+    assert isinstance(problem, InternalError)
+    assert "KeyError" not in problem.message
+    assert "KeyError" in caplog.text
+
+
 async def test_a_ticket_is_released_when_the_job_has_ended(workers: ThreadWorkers, gate: Gate) -> None:
     await workers.run(await job(workers, free()), await ticket(gate))
     await idle(gate)
-    assert workers.statistics().finished_total == 1
+    assert workers.statistics()[Modality.IMAGE].finished_total == 1
 
 
 async def test_a_ticket_outlives_a_caller_who_left_while_the_job_ran(
@@ -132,10 +160,10 @@ async def test_a_ticket_outlives_a_caller_who_left_while_the_job_ran(
     await asyncio.to_thread(recipe.begun.wait, 30)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    assert gate.statistics().running[Modality.IMAGE] == 1
+    assert gate.statistics()[Modality.IMAGE].running == 1
     recipe.let_go.set()
     await idle(gate)
-    assert workers.statistics().abandoned_total == 1
+    assert workers.statistics()[Modality.IMAGE].abandoned_total == 1
 
 
 async def test_a_job_that_has_not_begun_is_dropped_with_its_caller(
@@ -158,18 +186,20 @@ async def test_a_job_that_has_not_begun_is_dropped_with_its_caller(
 
 async def test_a_job_whose_deadline_has_passed_is_not_begun(workers: ThreadWorkers, gate: Gate) -> None:
     late = await job(workers, free(), Deadline.after(0))
-    with pytest.raises(DeadlineExceeded) as error:
-        await workers.run(late, await ticket(gate))
-    assert error.value.facts["stage"] == "decode"
+    done = await workers.run(late, await ticket(gate))
+    assert isinstance(done.problem, DeadlineExceeded)
+    assert done.problem.facts["stage"] == "decode"
     await idle(gate)
 
 
 async def test_bad_media_costs_its_job_only(workers: ThreadWorkers, gate: Gate) -> None:
     good = await job(workers, free())
     bad = Job(Source(png()[:-30]), good.info, good.recipe, good.target, good.data_types, FOREVER)
-    with pytest.raises(CorruptMedia):
-        await workers.run(bad, await ticket(gate))
-    await workers.run(good, await ticket(gate))
+    damaged = await workers.run(bad, await ticket(gate))
+    assert isinstance(damaged.problem, CorruptMedia)
+    assert damaged.spent[Stage.DECODE] > 0
+    assert damaged.cpu_ms > 0
+    assert (await workers.run(good, await ticket(gate))).problem is None
     await idle(gate)
 
 

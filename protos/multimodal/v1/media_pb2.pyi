@@ -364,7 +364,7 @@ Global___AudioInfo: _TypeAlias = AudioInfo  # noqa: Y015
 
 @_typing.final
 class Cost(_message.Message):
-    """What an item costs: the number that admission queues by."""
+    """What an item costs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -379,7 +379,9 @@ class Cost(_message.Message):
     Default 0: the item was refused before any work.
     """
     decoded_bytes: _builtins.int
-    """Memory of the decoded picture or sound, foretold from the header. Unit: bytes."""
+    """Size of the decoded picture (3 bytes a pixel) or sound (4 a sample), foretold from the header; what a
+    decoder needs besides is not in it. Unit: bytes.
+    """
     output_bytes: _builtins.int
     """Memory of the tensors made for the model. Unit: bytes."""
     def __init__(
@@ -417,7 +419,9 @@ class StageTimes(_message.Message):
     GAP_NS_FIELD_NUMBER: _builtins.int
     TOTAL_NS_FIELD_NUMBER: _builtins.int
     receive_ns: _builtins.int
-    """From the call reaching the server to its media being in hand (uploads: the last chunk). Unit: ns."""
+    """Taking the media out of the request (uploads: until the last chunk is in). gRPC's own reading of a
+    message comes before it and is not seen. Unit: ns.
+    """
     probe_ns: _builtins.int
     """Reading the facts out of the header. Unit: ns."""
     admit_ns: _builtins.int
@@ -435,7 +439,7 @@ class StageTimes(_message.Message):
     gap_ns: _builtins.int
     """Time inside the total that no stage accounts for: thread wake-ups, scheduling. Unit: ns."""
     total_ns: _builtins.int
-    """From the call reaching the server to the stamp in the reply. Unit: ns."""
+    """From the request being read to the stamp in the reply. Unit: ns."""
     def __init__(
         self,
         *,
@@ -501,7 +505,9 @@ class Problem(_message.Message):
     """Whether sending the same again later can succeed. Default false."""
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Facts for programs: the limit's name, the value found, the item's index."""
+        """Facts for programs: `item` is the index of the item to blame; others name the limit (`limit`,
+        `allowed`, `found`), the field, the input.
+        """
 
     def __init__(
         self,

@@ -5,7 +5,8 @@ The service that agents call: media in, tensors or a model's answers out, with a
 
 A failure of one item is told in that item's result and leaves its neighbours alone. A failure of
 the call itself (unknown model, overload, model server down) is the RPC's status, with google.rpc
-details: ErrorInfo (reason, domain "multimodal.v1"), RetryInfo where a later try can succeed,
+details: ErrorInfo (reason, domain "multimodal.v1", and in its metadata `retryable`, "true" or
+"false", beside the error's facts), RetryInfo where the server knows when a retry can succeed, and
 BadRequest where a field is to blame.
 """
 
@@ -64,6 +65,8 @@ class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState
     """Its model server cannot be reached; it is tried again."""
     MODEL_STATE_MISMATCHED: _ModelState.ValueType  # 3
     """Its recipe and its model server's metadata contradict each other; `problem` names both sides."""
+    MODEL_STATE_MISSING: _ModelState.ValueType  # 4
+    """Its model server answers, and does not have it, or not ready; it is tried again."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """Whether a model can be asked now."""
@@ -76,6 +79,8 @@ MODEL_STATE_UNREACHABLE: ModelState.ValueType  # 2
 """Its model server cannot be reached; it is tried again."""
 MODEL_STATE_MISMATCHED: ModelState.ValueType  # 3
 """Its recipe and its model server's metadata contradict each other; `problem` names both sides."""
+MODEL_STATE_MISSING: ModelState.ValueType  # 4
+"""Its model server answers, and does not have it, or not ready; it is tried again."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 @_typing.final
@@ -88,6 +93,7 @@ class PreprocessRequest(_message.Message):
     MEDIA_FIELD_NUMBER: _builtins.int
     ALL_OR_NOTHING_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DATA_TYPE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model whose recipe applies, as ListModels names it. No default."""
     all_or_nothing: _builtins.bool
@@ -96,6 +102,12 @@ class PreprocessRequest(_message.Message):
     """
     request_id: _builtins.str
     """The caller's own id, echoed in the reply and in the logs. Default empty."""
+    data_type: _media_pb2.DataType.ValueType
+    """The element type wanted. Default unspecified: that of the model's own input, so that the tensors can
+    be sent to it as they are (UINT8: bare pixels, which the model normalises); while the model server
+    has not been reached that is not known, and the call fails. Outputs that cannot take the type, such
+    as masks, keep their own.
+    """
     @_builtins.property
     def media(self) -> _containers.RepeatedCompositeFieldContainer[_media_pb2.Media]:
         """The items, prepared independently. At least one; at most the server's limit."""
@@ -107,10 +119,11 @@ class PreprocessRequest(_message.Message):
         media: _abc.Iterable[_media_pb2.Media] | None = ...,
         all_or_nothing: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        data_type: _media_pb2.DataType.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_or_nothing", b"all_or_nothing", "media", b"media", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_or_nothing", b"all_or_nothing", "data_type", b"data_type", "media", b"media", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -200,8 +213,8 @@ class InferRequest(_message.Message):
     """The caller's own id, echoed in the reply, in the logs and to the model server. Default empty."""
     @_builtins.property
     def media(self) -> _containers.RepeatedCompositeFieldContainer[_media_pb2.Media]:
-        """The media items. How they become inferences is the model's `grouping`. At least one unless the
-        model can be asked without media.
+        """The media items. How they become inferences is the model's `grouping`. At least one, unless the
+        model takes no media or can be asked without; in a streamed call exactly one with grouping EACH.
         """
 
     @_builtins.property
@@ -291,7 +304,7 @@ class InferResponse(_message.Message):
     request_id: _builtins.str
     """The request's own id."""
     upstream_model: _builtins.str
-    """The name and version of the model that answered, as the model server gives them."""
+    """The model that answered, as the model server names it. Default empty: not stated."""
     upstream_version: _builtins.str
     """The version of the model that answered. Default empty: not stated."""
     @_builtins.property
@@ -330,30 +343,6 @@ class InferResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InferResponse: _TypeAlias = InferResponse  # noqa: Y015
-
-@_typing.final
-class InferStreamRequest(_message.Message):
-    """A request whose answer is a stream."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REQUEST_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def request(self) -> Global___InferRequest:
-        """What to ask. All items make up one inference, or there is exactly one item."""
-
-    def __init__(
-        self,
-        *,
-        request: Global___InferRequest | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___InferStreamRequest: _TypeAlias = InferStreamRequest  # noqa: Y015
 
 @_typing.final
 class InferStreamResponse(_message.Message):
@@ -459,10 +448,19 @@ class Finished(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     FIRST_OUTPUT_NS_FIELD_NUMBER: _builtins.int
     RESPONSES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    UPSTREAM_MODEL_FIELD_NUMBER: _builtins.int
+    UPSTREAM_VERSION_FIELD_NUMBER: _builtins.int
     first_output_ns: _builtins.int
     """From hand-over to the model's first response. Unit: ns. Default 0: it gave none."""
     responses: _builtins.int
     """How many responses the model gave."""
+    request_id: _builtins.str
+    """The request's own id."""
+    upstream_model: _builtins.str
+    """The model that answered, as the model server names it. Default empty: not stated."""
+    upstream_version: _builtins.str
+    """The version of the model that answered. Default empty: not stated."""
     @_builtins.property
     def times(self) -> _media_pb2.StageTimes:
         """Where the call's time went; `deliver` runs to the model's last response."""
@@ -478,10 +476,13 @@ class Finished(_message.Message):
         cost: _media_pb2.Cost | None = ...,
         first_output_ns: _builtins.int = ...,
         responses: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        upstream_model: _builtins.str = ...,
+        upstream_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "first_output_ns", b"first_output_ns", "responses", b"responses", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "first_output_ns", b"first_output_ns", "request_id", b"request_id", "responses", b"responses", "times", b"times", "upstream_model", b"upstream_model", "upstream_version", b"upstream_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -520,30 +521,6 @@ class PreprocessUploadRequest(_message.Message):
 Global___PreprocessUploadRequest: _TypeAlias = PreprocessUploadRequest  # noqa: Y015
 
 @_typing.final
-class PreprocessUploadResponse(_message.Message):
-    """The answer to an upload."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RESPONSE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def response(self) -> Global___PreprocessResponse:
-        """As for Preprocess."""
-
-    def __init__(
-        self,
-        *,
-        response: Global___PreprocessResponse | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___PreprocessUploadResponse: _TypeAlias = PreprocessUploadResponse  # noqa: Y015
-
-@_typing.final
 class InferUploadRequest(_message.Message):
     """The first message carries the request, the others its chunks."""
 
@@ -574,86 +551,6 @@ class InferUploadRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
 Global___InferUploadRequest: _TypeAlias = InferUploadRequest  # noqa: Y015
-
-@_typing.final
-class InferUploadResponse(_message.Message):
-    """The answer to an upload."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RESPONSE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def response(self) -> Global___InferResponse:
-        """As for Infer."""
-
-    def __init__(
-        self,
-        *,
-        response: Global___InferResponse | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___InferUploadResponse: _TypeAlias = InferUploadResponse  # noqa: Y015
-
-@_typing.final
-class InferStreamUploadRequest(_message.Message):
-    """The first message carries the request, the others its chunks."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REQUEST_FIELD_NUMBER: _builtins.int
-    CHUNK_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def request(self) -> Global___InferRequest:
-        """First, once: the request, with items that are `chunked`."""
-
-    @_builtins.property
-    def chunk(self) -> _media_pb2.Chunk:
-        """Then: the items' bytes."""
-
-    def __init__(
-        self,
-        *,
-        request: Global___InferRequest | None = ...,
-        chunk: _media_pb2.Chunk | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "request", b"request"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "request", b"request"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["request", "chunk"]  # noqa: Y015
-    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
-
-Global___InferStreamUploadRequest: _TypeAlias = InferStreamUploadRequest  # noqa: Y015
-
-@_typing.final
-class InferStreamUploadResponse(_message.Message):
-    """One event of the streamed answer to an upload."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RESPONSE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def response(self) -> Global___InferStreamResponse:
-        """As for InferStream."""
-
-    def __init__(
-        self,
-        *,
-        response: Global___InferStreamResponse | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___InferStreamUploadResponse: _TypeAlias = InferStreamUploadResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
@@ -763,8 +660,6 @@ class Model(_message.Message):
     """The name to use in requests."""
     state: Global___ModelState.ValueType
     """Whether it can be asked now."""
-    problem: _builtins.str
-    """Why it cannot. Default empty."""
     modality: _media_pb2.Modality.ValueType
     """What kind of media it takes."""
     grouping: Global___Grouping.ValueType
@@ -773,6 +668,10 @@ class Model(_message.Message):
     """Whether it may give any number of responses, so that only InferStream serves it. Default false."""
     max_batch_size: _builtins.int
     """Most items the model server takes in one batch. Default 0: it does not batch."""
+    @_builtins.property
+    def problem(self) -> _media_pb2.Problem:
+        """Why it cannot; unset when it can."""
+
     @_builtins.property
     def recipe(self) -> Global___Recipe:
         """How its media is prepared; unset for a model that takes none."""
@@ -794,7 +693,7 @@ class Model(_message.Message):
         *,
         name: _builtins.str = ...,
         state: Global___ModelState.ValueType = ...,
-        problem: _builtins.str = ...,
+        problem: _media_pb2.Problem | None = ...,
         modality: _media_pb2.Modality.ValueType = ...,
         recipe: Global___Recipe | None = ...,
         grouping: Global___Grouping.ValueType = ...,
@@ -804,7 +703,7 @@ class Model(_message.Message):
         decoupled: _builtins.bool = ...,
         max_batch_size: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["recipe", b"recipe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem", "recipe", b"recipe"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["decoupled", b"decoupled", "grouping", b"grouping", "inputs", b"inputs", "max_batch_size", b"max_batch_size", "media_inputs", b"media_inputs", "modality", b"modality", "name", b"name", "outputs", b"outputs", "problem", b"problem", "recipe", b"recipe", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...

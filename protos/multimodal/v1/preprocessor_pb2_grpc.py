@@ -47,23 +47,23 @@ class PreprocessorStub(object):
                 _registered_method=True)
         self.InferStream = channel.unary_stream(
                 '/multimodal.v1.Preprocessor/InferStream',
-                request_serializer=multimodal_dot_v1_dot_preprocessor__pb2.InferStreamRequest.SerializeToString,
+                request_serializer=multimodal_dot_v1_dot_preprocessor__pb2.InferRequest.SerializeToString,
                 response_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.InferStreamResponse.FromString,
                 _registered_method=True)
         self.PreprocessUpload = channel.stream_unary(
                 '/multimodal.v1.Preprocessor/PreprocessUpload',
                 request_serializer=multimodal_dot_v1_dot_preprocessor__pb2.PreprocessUploadRequest.SerializeToString,
-                response_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.PreprocessUploadResponse.FromString,
+                response_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.PreprocessResponse.FromString,
                 _registered_method=True)
         self.InferUpload = channel.stream_unary(
                 '/multimodal.v1.Preprocessor/InferUpload',
                 request_serializer=multimodal_dot_v1_dot_preprocessor__pb2.InferUploadRequest.SerializeToString,
-                response_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.InferUploadResponse.FromString,
+                response_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.InferResponse.FromString,
                 _registered_method=True)
         self.InferStreamUpload = channel.stream_stream(
                 '/multimodal.v1.Preprocessor/InferStreamUpload',
-                request_serializer=multimodal_dot_v1_dot_preprocessor__pb2.InferStreamUploadRequest.SerializeToString,
-                response_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.InferStreamUploadResponse.FromString,
+                request_serializer=multimodal_dot_v1_dot_preprocessor__pb2.InferUploadRequest.SerializeToString,
+                response_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.InferStreamResponse.FromString,
                 _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/multimodal.v1.Preprocessor/ListModels',
@@ -118,7 +118,8 @@ class PreprocessorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def InferStreamUpload(self, request_iterator, context):
-        """InferStream for media larger than one message: the request first, then its chunks.
+        """InferStream for media larger than one message: the request first, then its chunks. All items of a
+        streamed request make up one inference, or there is exactly one item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,23 +154,23 @@ def add_PreprocessorServicer_to_server(servicer, server):
             ),
             'InferStream': grpc.unary_stream_rpc_method_handler(
                     servicer.InferStream,
-                    request_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.InferStreamRequest.FromString,
+                    request_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.InferRequest.FromString,
                     response_serializer=multimodal_dot_v1_dot_preprocessor__pb2.InferStreamResponse.SerializeToString,
             ),
             'PreprocessUpload': grpc.stream_unary_rpc_method_handler(
                     servicer.PreprocessUpload,
                     request_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.PreprocessUploadRequest.FromString,
-                    response_serializer=multimodal_dot_v1_dot_preprocessor__pb2.PreprocessUploadResponse.SerializeToString,
+                    response_serializer=multimodal_dot_v1_dot_preprocessor__pb2.PreprocessResponse.SerializeToString,
             ),
             'InferUpload': grpc.stream_unary_rpc_method_handler(
                     servicer.InferUpload,
                     request_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.InferUploadRequest.FromString,
-                    response_serializer=multimodal_dot_v1_dot_preprocessor__pb2.InferUploadResponse.SerializeToString,
+                    response_serializer=multimodal_dot_v1_dot_preprocessor__pb2.InferResponse.SerializeToString,
             ),
             'InferStreamUpload': grpc.stream_stream_rpc_method_handler(
                     servicer.InferStreamUpload,
-                    request_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.InferStreamUploadRequest.FromString,
-                    response_serializer=multimodal_dot_v1_dot_preprocessor__pb2.InferStreamUploadResponse.SerializeToString,
+                    request_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.InferUploadRequest.FromString,
+                    response_serializer=multimodal_dot_v1_dot_preprocessor__pb2.InferStreamResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -262,7 +263,7 @@ class Preprocessor(object):
             request,
             target,
             '/multimodal.v1.Preprocessor/InferStream',
-            multimodal_dot_v1_dot_preprocessor__pb2.InferStreamRequest.SerializeToString,
+            multimodal_dot_v1_dot_preprocessor__pb2.InferRequest.SerializeToString,
             multimodal_dot_v1_dot_preprocessor__pb2.InferStreamResponse.FromString,
             options,
             channel_credentials,
@@ -290,7 +291,7 @@ class Preprocessor(object):
             target,
             '/multimodal.v1.Preprocessor/PreprocessUpload',
             multimodal_dot_v1_dot_preprocessor__pb2.PreprocessUploadRequest.SerializeToString,
-            multimodal_dot_v1_dot_preprocessor__pb2.PreprocessUploadResponse.FromString,
+            multimodal_dot_v1_dot_preprocessor__pb2.PreprocessResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -317,7 +318,7 @@ class Preprocessor(object):
             target,
             '/multimodal.v1.Preprocessor/InferUpload',
             multimodal_dot_v1_dot_preprocessor__pb2.InferUploadRequest.SerializeToString,
-            multimodal_dot_v1_dot_preprocessor__pb2.InferUploadResponse.FromString,
+            multimodal_dot_v1_dot_preprocessor__pb2.InferResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -343,8 +344,8 @@ class Preprocessor(object):
             request_iterator,
             target,
             '/multimodal.v1.Preprocessor/InferStreamUpload',
-            multimodal_dot_v1_dot_preprocessor__pb2.InferStreamUploadRequest.SerializeToString,
-            multimodal_dot_v1_dot_preprocessor__pb2.InferStreamUploadResponse.FromString,
+            multimodal_dot_v1_dot_preprocessor__pb2.InferUploadRequest.SerializeToString,
+            multimodal_dot_v1_dot_preprocessor__pb2.InferStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

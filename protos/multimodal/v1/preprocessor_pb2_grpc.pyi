@@ -5,7 +5,8 @@ The service that agents call: media in, tensors or a model's answers out, with a
 
 A failure of one item is told in that item's result and leaves its neighbours alone. A failure of
 the call itself (unknown model, overload, model server down) is the RPC's status, with google.rpc
-details: ErrorInfo (reason, domain "multimodal.v1"), RetryInfo where a later try can succeed,
+details: ErrorInfo (reason, domain "multimodal.v1", and in its metadata `retryable`, "true" or
+"false", beside the error's facts), RetryInfo where the server knows when a retry can succeed, and
 BadRequest where a field is to blame.
 """
 
@@ -43,16 +44,18 @@ class PreprocessorStub:
     """Media in, tensors out: what the model's own processor would give. Nothing is sent to the model."""
     Infer: _grpc.UnaryUnaryMultiCallable[_preprocessor_pb2.InferRequest, _preprocessor_pb2.InferResponse]
     """Media in, the model's outputs out."""
-    InferStream: _grpc.UnaryStreamMultiCallable[_preprocessor_pb2.InferStreamRequest, _preprocessor_pb2.InferStreamResponse]
+    InferStream: _grpc.UnaryStreamMultiCallable[_preprocessor_pb2.InferRequest, _preprocessor_pb2.InferStreamResponse]
     """Media in, a stream of outputs out: for decoupled models and token streams. Also serves ordinary
     models, with one outputs event a request.
     """
-    PreprocessUpload: _grpc.StreamUnaryMultiCallable[_preprocessor_pb2.PreprocessUploadRequest, _preprocessor_pb2.PreprocessUploadResponse]
+    PreprocessUpload: _grpc.StreamUnaryMultiCallable[_preprocessor_pb2.PreprocessUploadRequest, _preprocessor_pb2.PreprocessResponse]
     """Preprocess for media larger than one message: the request first, then its chunks."""
-    InferUpload: _grpc.StreamUnaryMultiCallable[_preprocessor_pb2.InferUploadRequest, _preprocessor_pb2.InferUploadResponse]
+    InferUpload: _grpc.StreamUnaryMultiCallable[_preprocessor_pb2.InferUploadRequest, _preprocessor_pb2.InferResponse]
     """Infer for media larger than one message: the request first, then its chunks."""
-    InferStreamUpload: _grpc.StreamStreamMultiCallable[_preprocessor_pb2.InferStreamUploadRequest, _preprocessor_pb2.InferStreamUploadResponse]
-    """InferStream for media larger than one message: the request first, then its chunks."""
+    InferStreamUpload: _grpc.StreamStreamMultiCallable[_preprocessor_pb2.InferUploadRequest, _preprocessor_pb2.InferStreamResponse]
+    """InferStream for media larger than one message: the request first, then its chunks. All items of a
+    streamed request make up one inference, or there is exactly one item.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_preprocessor_pb2.ListModelsRequest, _preprocessor_pb2.ListModelsResponse]
     """The models served here, by name."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_preprocessor_pb2.GetModelRequest, _preprocessor_pb2.GetModelResponse]
@@ -67,16 +70,18 @@ class PreprocessorAsyncStub(PreprocessorStub):
     """Media in, tensors out: what the model's own processor would give. Nothing is sent to the model."""
     Infer: _aio.UnaryUnaryMultiCallable[_preprocessor_pb2.InferRequest, _preprocessor_pb2.InferResponse]  # type: ignore[assignment]
     """Media in, the model's outputs out."""
-    InferStream: _aio.UnaryStreamMultiCallable[_preprocessor_pb2.InferStreamRequest, _preprocessor_pb2.InferStreamResponse]  # type: ignore[assignment]
+    InferStream: _aio.UnaryStreamMultiCallable[_preprocessor_pb2.InferRequest, _preprocessor_pb2.InferStreamResponse]  # type: ignore[assignment]
     """Media in, a stream of outputs out: for decoupled models and token streams. Also serves ordinary
     models, with one outputs event a request.
     """
-    PreprocessUpload: _aio.StreamUnaryMultiCallable[_preprocessor_pb2.PreprocessUploadRequest, _preprocessor_pb2.PreprocessUploadResponse]  # type: ignore[assignment]
+    PreprocessUpload: _aio.StreamUnaryMultiCallable[_preprocessor_pb2.PreprocessUploadRequest, _preprocessor_pb2.PreprocessResponse]  # type: ignore[assignment]
     """Preprocess for media larger than one message: the request first, then its chunks."""
-    InferUpload: _aio.StreamUnaryMultiCallable[_preprocessor_pb2.InferUploadRequest, _preprocessor_pb2.InferUploadResponse]  # type: ignore[assignment]
+    InferUpload: _aio.StreamUnaryMultiCallable[_preprocessor_pb2.InferUploadRequest, _preprocessor_pb2.InferResponse]  # type: ignore[assignment]
     """Infer for media larger than one message: the request first, then its chunks."""
-    InferStreamUpload: _aio.StreamStreamMultiCallable[_preprocessor_pb2.InferStreamUploadRequest, _preprocessor_pb2.InferStreamUploadResponse]  # type: ignore[assignment]
-    """InferStream for media larger than one message: the request first, then its chunks."""
+    InferStreamUpload: _aio.StreamStreamMultiCallable[_preprocessor_pb2.InferUploadRequest, _preprocessor_pb2.InferStreamResponse]  # type: ignore[assignment]
+    """InferStream for media larger than one message: the request first, then its chunks. All items of a
+    streamed request make up one inference, or there is exactly one item.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_preprocessor_pb2.ListModelsRequest, _preprocessor_pb2.ListModelsResponse]  # type: ignore[assignment]
     """The models served here, by name."""
     GetModel: _aio.UnaryUnaryMultiCallable[_preprocessor_pb2.GetModelRequest, _preprocessor_pb2.GetModelResponse]  # type: ignore[assignment]
@@ -104,7 +109,7 @@ class PreprocessorServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def InferStream(
         self,
-        request: _preprocessor_pb2.InferStreamRequest,
+        request: _preprocessor_pb2.InferRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_preprocessor_pb2.InferStreamResponse], _abc.AsyncIterator[_preprocessor_pb2.InferStreamResponse]]:
         """Media in, a stream of outputs out: for decoupled models and token streams. Also serves ordinary
@@ -116,7 +121,7 @@ class PreprocessorServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_preprocessor_pb2.PreprocessUploadRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_preprocessor_pb2.PreprocessUploadResponse, _abc.Awaitable[_preprocessor_pb2.PreprocessUploadResponse]]:
+    ) -> _typing.Union[_preprocessor_pb2.PreprocessResponse, _abc.Awaitable[_preprocessor_pb2.PreprocessResponse]]:
         """Preprocess for media larger than one message: the request first, then its chunks."""
 
     @_abc_1.abstractmethod
@@ -124,16 +129,18 @@ class PreprocessorServicer(metaclass=_abc_1.ABCMeta):
         self,
         request_iterator: _MaybeAsyncIterator[_preprocessor_pb2.InferUploadRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_preprocessor_pb2.InferUploadResponse, _abc.Awaitable[_preprocessor_pb2.InferUploadResponse]]:
+    ) -> _typing.Union[_preprocessor_pb2.InferResponse, _abc.Awaitable[_preprocessor_pb2.InferResponse]]:
         """Infer for media larger than one message: the request first, then its chunks."""
 
     @_abc_1.abstractmethod
     def InferStreamUpload(
         self,
-        request_iterator: _MaybeAsyncIterator[_preprocessor_pb2.InferStreamUploadRequest],
+        request_iterator: _MaybeAsyncIterator[_preprocessor_pb2.InferUploadRequest],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_preprocessor_pb2.InferStreamUploadResponse], _abc.AsyncIterator[_preprocessor_pb2.InferStreamUploadResponse]]:
-        """InferStream for media larger than one message: the request first, then its chunks."""
+    ) -> _typing.Union[_abc.Iterator[_preprocessor_pb2.InferStreamResponse], _abc.AsyncIterator[_preprocessor_pb2.InferStreamResponse]]:
+        """InferStream for media larger than one message: the request first, then its chunks. All items of a
+        streamed request make up one inference, or there is exactly one item.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -1,9 +1,9 @@
-"""When an item's turn is: a bounded queue in front of a fixed number of slots a modality.
+"""When an item's turn is: a bounded queue in front of a fixed number of slots, a pair of them a modality.
 
 The gate refuses at once or keeps its word: who is let in gets a ticket in order of arrival, or leaves
 by deadline or cancellation. A ticket stands for a worker's thread and outlives its caller: it is
-released when the work has really ended. The queue holds encoded bytes only. One event loop's thread
-may touch the gate; tickets may be released from there alone.
+released when the work has really ended. The queue holds encoded bytes only. The gate lives on one event
+loop, whose thread alone may change it; `statistics` may be read from any.
 
 The gate never looks at bytes, and never reorders: fair lanes are not its business yet.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from annotated_types import Ge
@@ -22,10 +22,15 @@ from sidecar.deadline import Deadline
 from sidecar.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from sidecar.media import Cost, Modality
 
+# What an item is taken to cost while nothing is known of any: a 1080p JPEG's share. Out of the air.
+_UNKNOWN_MS = 20.0
+# The shortest hint: a refused caller who came back sooner would only be refused again.
+_LEAST_HINT_S = 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class GateConfig:
-    """`max_queued`: items let in that hold no slot yet; past it requests are refused with a hint.
+    """`max_queued`: items of a modality let in that hold no slot yet; past it requests are refused.
 
     The default keeps the wait near a second where an item costs 10 ms and two cores serve.
     """
@@ -34,11 +39,13 @@ class GateConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class GateStatistics:
-    """How full the gate is: counts of items now, and of requests and tickets since the start."""
+class LaneStatistics:
+    """How full a modality's lane is: items queued and running now; since the start, items admitted and
+    requests refused.
+    """
 
     queued: int
-    running: Mapping[Modality, int]
+    running: int
     admitted_total: int
     refused_total: int
 
@@ -46,32 +53,32 @@ class GateStatistics:
 class Ticket:
     """The right to use one slot. Release it exactly when the work has ended; twice does no harm."""
 
-    def __init__(self, gate: Gate, modality: Modality, cost: Cost) -> None:
+    def __init__(self, lane: _Lane, modality: Modality, cost: Cost) -> None:
         self.modality = modality
         self.cost = cost
-        self._gate: Gate | None = gate
+        self._lane: _Lane | None = lane
 
     def release(self) -> None:
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate._release(self)  # noqa: SLF001 - gate and ticket are one idea
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            lane.release(self.cost)
 
     def __repr__(self) -> str:
-        state = "held" if self._gate else "released"
+        state = "held" if self._lane else "released"
         return f"<Ticket {self.modality.value} {self.cost.cpu_ms:.1f} ms {state}>"
 
 
 class Places:
-    """Room in the queue for a request's items; each becomes a ticket or is given back by `leave`."""
+    """Room in the queue for a request's items; each becomes a ticket, or is given back."""
 
-    def __init__(self, gate: Gate, count: int) -> None:
-        self._gate = gate
+    def __init__(self, lane: _Lane, count: int) -> None:
+        self._lane = lane
         self._left = count
 
-    async def ticket(self, modality: Modality, cost: Cost, deadline: Deadline) -> Ticket:
+    async def ticket(self, cost: Cost, deadline: Deadline) -> Ticket:
         """Waits for a slot, first come first served. Raises DeadlineExceeded when none came in time."""
         try:
-            return await self._gate._wait(modality, cost, deadline)  # noqa: SLF001 - one idea
+            return await self._lane.wait(cost, deadline)
         finally:
             self._give_back(1)
 
@@ -86,90 +93,115 @@ class Places:
     def _give_back(self, count: int) -> None:
         count = min(count, self._left)
         self._left -= count
-        self._gate._queued -= count  # noqa: SLF001 - one idea
+        self._lane.queued -= count
 
 
 class Gate:
-    """Slots a modality and one bounded queue in front of them."""
+    """A lane a modality: its slots, and a bounded queue in front of them."""
 
     def __init__(self, slots: Mapping[Modality, int], config: GateConfig) -> None:
-        self._free = dict(slots)
-        self._slots = dict(slots)
-        self._config = config
-        self._queued = 0
-        self._waiting: dict[Modality, deque[tuple[asyncio.Future[Ticket], Cost]]] = {
-            modality: deque() for modality in slots
+        self._lanes = {
+            modality: _Lane(modality, count, config.max_queued) for modality, count in slots.items()
         }
-        self._backlog_ms = 0.0
-        self._admitted_total = 0
-        self._refused_total = 0
 
-    def enter(self, count: int) -> Places:
+    def check(self, modality: Modality, count: int) -> None:
+        """Refuses as `enter` would, and takes no room: for calls whose media is still on its way."""
+        self._lanes[modality].check(count)
+
+    def enter(self, modality: Modality, count: int) -> Places:
         """Makes room for `count` items, or refuses: Overloaded with a hint, InvalidRequest when never."""
-        if count > self._config.max_queued:
-            raise InvalidRequest(
-                f"the request brings {count} items and the queue holds `gate.max_queued` "
-                f"{self._config.max_queued}: send them in several requests",
-                field="media",
-            )
-        if self._queued + count > self._config.max_queued:
-            self._refused_total += 1
-            raise Overloaded(
-                f"{self._queued} items are waiting and the queue holds `gate.max_queued` "
-                f"{self._config.max_queued}: try again after the hinted time, or add replicas",
-                retry_after_s=f"{self._wait_estimate_s():.3f}",
-            )
-        self._queued += count
-        return Places(self, count)
+        lane = self._lanes[modality]
+        lane.check(count)
+        lane.queued += count
+        return Places(lane, count)
 
-    def statistics(self) -> GateStatistics:
+    def statistics(self) -> Mapping[Modality, LaneStatistics]:
         """A snapshot for observers."""
-        running = {modality: self._slots[modality] - free for modality, free in self._free.items()}
-        return GateStatistics(self._queued, running, self._admitted_total, self._refused_total)
+        return {modality: lane.statistics() for modality, lane in self._lanes.items()}
 
     def __repr__(self) -> str:
-        now = self.statistics()
-        running = ", ".join(
-            f"{modality.value} {count}/{self._slots[modality]}" for modality, count in now.running.items()
+        lanes = ", ".join(
+            f"{modality.value} {now.queued} queued {now.running} running"
+            for modality, now in self.statistics().items()
         )
-        return f"<Gate queued {now.queued}/{self._config.max_queued}, running {running}>"
+        return f"<Gate {lanes}>"
 
-    def _wait_estimate_s(self) -> float:
-        """The time in which the present backlog is worked off, at least 50 ms. Unit: seconds."""
-        return max(0.05, self._backlog_ms / 1e3 / max(1, sum(self._slots.values())))
 
-    async def _wait(self, modality: Modality, cost: Cost, deadline: Deadline) -> Ticket:
+@dataclass(slots=True)
+class _Lane:
+    """One modality's slots and queue. `known_ms` is the cost of `known` items, waiting for a slot or in one."""
+
+    modality: Modality
+    slots: int
+    max_queued: int
+    queued: int = 0
+    running: int = 0
+    admitted_total: int = 0
+    refused_total: int = 0
+    known: int = 0
+    known_ms: float = 0.0
+    turns: deque[tuple[asyncio.Future[Ticket], Cost]] = field(default_factory=deque)
+
+    def check(self, count: int) -> None:
+        if count > self.max_queued:
+            raise InvalidRequest(
+                f"the request brings {count} items and the queue holds `gate.max_queued` "
+                f"{self.max_queued}: send them in several requests",
+                field="media",
+            )
+        if self.queued + count > self.max_queued:
+            self.refused_total += 1
+            raise Overloaded(
+                f"{self.queued} {self.modality.value} items are waiting and the queue holds `gate.max_queued` "
+                f"{self.max_queued}: try again after the hinted time, or add replicas",
+                retry_after_s=f"{self._backlog_s():.3f}",
+            )
+
+    async def wait(self, cost: Cost, deadline: Deadline) -> Ticket:
         deadline.check("admit")
-        if self._free[modality] > 0:
-            self._free[modality] -= 1
-            return self._issue(modality, cost)
+        self._known(cost, 1)
+        if self.running < self.slots:
+            self.running += 1
+            return self._issue(cost)
         turn: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
-        self._waiting[modality].append((turn, cost))
-        self._backlog_ms += cost.cpu_ms
+        self.turns.append((turn, cost))
         try:
             async with asyncio.timeout(deadline.remaining_s()):
                 return await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
                 turn.result().release()
+            else:
+                self._known(cost, -1)
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded(
                     "the deadline passed while the item waited for a worker; allow more time or send less at once",
                     stage="admit",
                 ) from None
             raise
-        finally:
-            self._backlog_ms -= cost.cpu_ms
 
-    def _issue(self, modality: Modality, cost: Cost) -> Ticket:
-        self._admitted_total += 1
-        return Ticket(self, modality, cost)
-
-    def _release(self, ticket: Ticket) -> None:
-        waiting = self._waiting[ticket.modality]
-        while waiting:
-            turn, cost = waiting.popleft()
+    def release(self, cost: Cost) -> None:
+        self._known(cost, -1)
+        while self.turns:
+            turn, waiting = self.turns.popleft()
             if not turn.done():
-                turn.set_result(self._issue(ticket.modality, cost))
+                turn.set_result(self._issue(waiting))
                 return
-        self._free[ticket.modality] += 1
+        self.running -= 1
+
+    def statistics(self) -> LaneStatistics:
+        return LaneStatistics(self.queued, self.running, self.admitted_total, self.refused_total)
+
+    def _issue(self, cost: Cost) -> Ticket:
+        self.admitted_total += 1
+        return Ticket(self, self.modality, cost)
+
+    def _known(self, cost: Cost, sign: int) -> None:
+        self.known += sign
+        self.known_ms += sign * cost.cpu_ms
+
+    def _backlog_s(self) -> float:
+        """The time in which all that is in the lane is worked off; unprobed items count as the others' mean."""
+        mean = self.known_ms / self.known if self.known else _UNKNOWN_MS
+        unknown = self.queued + self.running - self.known
+        return max(_LEAST_HINT_S, (self.known_ms + unknown * mean) / 1e3 / self.slots)
