@@ -3,3 +3,6 @@
 A figure is a ratio within one run, by CPU time where that answers the question; a time alone says
 nothing about another machine.
 """
+
+NAMES = ("cpu",)
+"""All benchmarks: modules of this package, in the order in which `make bench` runs them."""

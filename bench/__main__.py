@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
+from bench import NAMES
 from sidecar.cli.bench import text
 
-NAMES = ("cpu",)
 RESULTS = Path(__file__).parent / "results"
 
 

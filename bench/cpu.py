@@ -13,6 +13,7 @@ import os
 import statistics
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from sidecar.recipes.loader import load_recipe
 from sidecar.stages.decode import decode
 from sidecar.stages.probe import probe
 from sidecar.workers.worker import Job, work
+from testbed.install import why_not
 from testbed.pictures import noise, ramp
 from testbed.sidecar import sidecar_process
 from testbed.triton import Triton
@@ -41,20 +43,23 @@ THREADS = 2
 
 
 def run() -> dict[str, Any]:
-    """Measures each size prepared, and one delivered to a model too; milliseconds of CPU an image."""
+    """Measures each size prepared, and, where Triton can run, one delivered; milliseconds of CPU an image."""
     settings = {
         "models.clip.recipe": str(CHECKPOINT),
         "models.clip.upstream": "checksum_fp32",
         "threads.image": str(THREADS),
         "log.level": "warning",
     }
-    with (
-        Triton.start(models=("checksum_fp32",)) as triton,
-        sidecar_process({**settings, "triton": triton.grpc_address}) as sidecar,
-        Client(sidecar.address) as client,
-    ):
-        cases = [measure(size, "Preprocess", client.preprocess, sidecar.pid) for size in SIZES]
-        cases.append(measure("1920x1080", "Infer", client.infer, sidecar.pid))
+    cases = []
+    with ExitStack() as running:
+        if (reason := why_not()) is None:
+            triton = running.enter_context(Triton.start(models=("checksum_fp32",)))
+            settings["triton"] = triton.grpc_address
+        sidecar = running.enter_context(sidecar_process(settings))
+        client = running.enter_context(Client(sidecar.address))
+        cases += [measure(size, "Preprocess", client.preprocess, sidecar.pid) for size in SIZES]
+        if reason is None:
+            cases.append(measure("1920x1080", "Infer", client.infer, sidecar.pid))
     return report("cpu", cases, [])
 
 

@@ -8,20 +8,24 @@ accelerator waited for, and ends both. Exits non-zero when any answer is wrong. 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from inference_client import Client, Inference
-from testbed.sidecar import sidecar_process
-from testbed.triton import Triton
+from inference_client import Client, Inference, SidecarError
+from testbed.install import CannotInstall, why_not
+from testbed.sidecar import StartError, sidecar_process
+from testbed.triton import Triton, TritonFailed
 
 SETTINGS = Path(__file__).parent / "sidecar.yaml"
 MEDIA = Path(__file__).parents[1] / "testbed" / "media"
@@ -46,7 +50,34 @@ class Asked:
 
 
 def main() -> int:
-    """Runs the demo; returns the exit status."""
+    """Runs the demo; returns the exit status. SIGTERM and SIGINT end it well, what it started included."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        return demo()
+    except (CannotInstall, TritonFailed) as error:
+        problem = str(error)
+        if not os.environ.get("SIDECAR_TRITON"):
+            # Where Triton cannot run at all, that is the reason, and not what failed for it.
+            problem = (
+                f"{why_not() or problem}\nTo use a Triton elsewhere, with the models `ocr` and `vad` of "
+                "testbed/models: SIDECAR_TRITON=host:port make demo"
+            )
+    except (StartError, SidecarError) as error:
+        problem = str(error)
+    Console(stderr=True).print(problem, markup=False, highlight=False, soft_wrap=True)
+    return 1
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """Leaves every `with` block on the way out. A second signal would only cut that short."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def demo() -> int:
+    """Starts, asks, tells; returns whether all answers were right, as an exit status."""
     begun = time.monotonic()
     with (
         step("starting Triton (a real one, on this machine's CPU)"),
@@ -58,7 +89,9 @@ def main() -> int:
     ):
         asked = [ask(client) for ask in (read_text, hear_speech) for _ in range(2)]
     for one in asked:
-        console.print(f"{'[green]right[/]' if one.right else '[red]WRONG[/]'}  {one.name}: {one.answer}")
+        console.print(
+            f"{'[green]right[/]' if one.right else '[red]WRONG[/]'}  {one.name}: {escape(one.answer)}"
+        )
     console.print(times_table(asked))
     console.print(verdict(asked))
     console.print(f"[dim]{time.monotonic() - begun:.1f} s in all; Triton and the sidecar have ended[/]")
@@ -108,7 +141,8 @@ def times_table(asked: Sequence[Asked]) -> Table:
 def verdict(asked: Sequence[Asked]) -> str:
     """What the accelerator was waiting for, over the requests, which were sent one after the other.
 
-    While a request is in `deliver` the accelerator has work; in every other stage it waits.
+    While a request is in `deliver`, which is the way to the model server and back too, the accelerator
+    has work; in every other stage it waits.
     """
     spent: dict[str, float] = {}
     for one in asked:
@@ -118,7 +152,8 @@ def verdict(asked: Sequence[Asked]) -> str:
     working = spent.pop("deliver")
     longest = max(spent, key=lambda stage: spent[stage])
     return (
-        f"The accelerator had work for {100 * working / total:.0f} % of {total:.0f} ms; "
+        f"The accelerator had work (deliver, transport included) for {100 * working / total:.0f} % of "
+        f"{total:.0f} ms; "
         f"the rest it waited, longest for {longest} ({spent[longest]:.1f} ms)."
     )
 

@@ -1,8 +1,8 @@
 """The sidecar that keeps the GPU fed.
 
-Media bytes come in over gRPC, are measured before they are decoded, admitted by what they will
-cost, decoded and shaped on a CPU budget, written once into memory that the model server can read,
-and answered with a time for every stage::
+Media bytes come in over gRPC, are measured before they are decoded, admitted through a bounded
+queue, decoded and shaped on a CPU budget, handed to the model server, and answered with a time for
+every stage::
 
     receive -> probe -> admit -> decode -> transform -> pack -> deliver -> respond
     `--edge--' `----stages----'  `-------workers-------'  `-upstream-' `--edge--'

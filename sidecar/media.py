@@ -1,6 +1,7 @@
 """The nouns of the path: what comes in, what probe finds, what decode and transform leave, what goes out.
 
-Every noun is frozen. Nothing here computes, does I/O or knows who uses it.
+Every noun is frozen, and computes at most what it says about itself. Nothing here does I/O or knows who
+uses it.
 """
 
 from __future__ import annotations
@@ -8,9 +9,16 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+SIDEWAYS: Final = frozenset({5, 6, 7, 8})
+"""EXIF's orientations that swap a picture's sides."""
+
+# The least that codecs here use for speech: 16 kbit/s.
+_LEAST_BYTES_PER_SECOND: Final = 2_000
 
 
 class Modality(enum.Enum):
@@ -55,8 +63,8 @@ class ImageInfo:
 
     @property
     def upright_size(self) -> tuple[int, int]:
-        """(width, height) in pixels as a viewer would show it: orientations 5 to 8 swap the sides."""
-        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)  # noqa: PLR2004
+        """(width, height) in pixels as a viewer would show it."""
+        return (self.height, self.width) if self.orientation in SIDEWAYS else (self.width, self.height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +72,8 @@ class AudioInfo:
     """Facts of a sound, from its container's header.
 
     `codec` is FFmpeg's name; `sample_rate` is hertz and `channels` a count, both as stored;
-    `duration_s` is what the header claims in seconds, None where it does not say.
+    `duration_s` is what the header claims in seconds, or what FFmpeg makes of the file's size; None where
+    neither says.
     """
 
     format: str
@@ -78,13 +87,22 @@ class AudioInfo:
     def modality(self) -> Modality:
         return Modality.AUDIO
 
+    @property
+    def longest_s(self) -> float:
+        """`duration_s`, or, where that is unknown, the longest that the bytes would last as speech. Seconds."""
+        return self.duration_s or self.encoded_bytes / _LEAST_BYTES_PER_SECOND
+
 
 MediaInfo = ImageInfo | AudioInfo
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an item takes: `cpu_ms` milliseconds of one core, `decoded_bytes` of memory at its peak."""
+    """What an item takes: `cpu_ms` milliseconds of one core; `decoded_bytes` of what decode leaves.
+
+    Those are 3 bytes a pixel, and 4 a sample of a channel. Working memory comes on top: Pillow holds 4 bytes
+    a pixel while its 3 are copied out, and a resampler its own copy.
+    """
 
     cpu_ms: float
     decoded_bytes: int
@@ -115,12 +133,14 @@ class DecodeTarget:
     `rate` is hertz, and set only where a recipe wants the decoder's own resampler (FFmpeg's
     swresample, mono); None leaves sounds as they are stored. `max_decoded_bytes` bounds the memory of
     the result: content that goes on past it, whatever its header claimed, is CorruptMedia.
+    `max_seconds`: of sound, decode may stop once it has this much; None: all of it.
     `white_transparency` paints the one colour that a GIF or PNG declares transparent white, as
     `transformers`' convert_to_rgb does (recipes with do_convert_rgb); alpha channels are dropped always.
     """
 
     rate: int | None = None
     max_decoded_bytes: int | None = None
+    max_seconds: float | None = None
     white_transparency: bool = False
 
 

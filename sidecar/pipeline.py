@@ -199,15 +199,15 @@ class Pipeline:
             item.timeline.add(Stage.PROBE, probe_ns)
             check_label(source, item.info)
             _check_modality(accepted.model, recipe.modality, source, item.info)
-            self._limits.check(source, item.info)
-            item.cost = predict(item.info)
-            target = replace(
-                recipe.decode_target, max_decoded_bytes=self._limits.max_decoded_bytes(item.info)
-            )
+            wanted = recipe.decode_target
+            self._limits.check(source, item.info, wanted)
+            item.cost = predict(item.info, wanted)
+            most = self._limits.max_decoded_bytes(item.info, wanted)
             item.output_bytes = recipe.output_bytes(item.info, accepted.data_types)
         except SidecarError:
             places.forgo()
             raise
+        target = replace(wanted, max_decoded_bytes=most)
         job = Job(source, item.info, recipe, target, accepted.data_types, accepted.asked.deadline)
         with item.timeline.measure(Stage.ADMIT):
             ticket = await places.ticket(item.cost, accepted.asked.deadline)

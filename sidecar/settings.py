@@ -2,9 +2,9 @@
 
 Four sources, the later winning key by key: the defaults, one YAML file, the environment
 (`SIDECAR_SERVER__DRAIN_S=5`: prefix, then the key with `__` between its parts), and flags
-(`--set server.drain_s=5`). An unknown key or a bad value is a SettingsError that names the key,
-the value, its source and what is allowed; nothing is bound before all is well. The environment comes in
-as a mapping; this module never looks for it.
+(`--set server.drain_s=5`). A value of null takes back what earlier sources say of the key. An unknown
+key or a bad value is a SettingsError that names the key, the value, its source and what is allowed;
+nothing is bound before all is well. The environment comes in as a mapping; this module never looks for it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ from sidecar.stages.deliver.triton import TritonConfig
 from sidecar.workers.plan import ThreadsConfig
 
 ENV_PREFIX = "SIDECAR_"
+_Key = tuple[str, ...]
 # Keys that may be given one value, and what it is short for.
-_SHORTHANDS: Mapping[tuple[str, ...], tuple[str, ...]] = {("triton",): ("triton", "address")}
-# Variables under the prefix that are not keys of the settings.
-_NOT_KEYS = {"SIDECAR_CONFIG"}
+_SHORTHANDS: Mapping[_Key, _Key] = {("triton",): ("triton", "address")}
+# How alike a variable and a key must be for a slip, by difflib's ratio: `SIDECAR_LIMIT` has 0.92,
+# Kubernetes' `SIDECAR_METRICS_PORT` for a Service named sidecar-metrics 0.78.
+_SLIP = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +54,61 @@ class Settings:
     triton: TritonConfig | None = None
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, model in self.models.items():
+            if model.max_items > self.limits.items:
+                raise SettingsError(
+                    f"`models.{name}.max_items` has the value {model.max_items}, more than `limits.items`, "
+                    f"which is {self.limits.items}: lower the one or raise the other",
+                    key=f"models.{name}.max_items",
+                    value=model.max_items,
+                    allowed=f"0 to {self.limits.items}",
+                )
+
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A value and where it came from, for messages."""
+    """A value, where it came from for messages, and what paths in it are relative to."""
 
     value: Any
     source: str
+    base: Path = Path()
 
 
 def load_settings(file: Path | None, environ: Mapping[str, str], overrides: Sequence[str] = ()) -> Settings:
     """The settings from their sources. `overrides` are "key=value" texts. Raises SettingsError."""
-    given: dict[tuple[str, ...], _Given] = {}
-    base = Path()
-    if file is not None:
-        base = file.parent
-        given.update(_from_file(file))
-    given.update(_from_environment(environ))
-    given.update(_from_overrides(overrides))
-    given = {_SHORTHANDS.get(path, path): item for path, item in given.items() if item.value is not None}
-    for path, item in given.items():
-        _check_key(path, item)
-    settings = _build(given)
-    return _rooted(settings, base, given)
+    given: dict[_Key, _Given] = {}
+    for key, item in chain(
+        _from_file(file) if file is not None else (), _from_environment(environ), _from_overrides(overrides)
+    ):
+        if item.value is None:
+            for taken_back in [known for known in given if known[: len(key)] == key]:
+                del given[taken_back]
+        else:
+            given[key] = item
+    return _rooted(_build(given), given)
 
 
-def _from_file(file: Path) -> Iterator[tuple[tuple[str, ...], _Given]]:
+def slips(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The variables under the prefix that are no keys but look like one written wrong.
+
+    The others are left alone: Kubernetes sets `SIDECAR_SERVICE_HOST`, `SIDECAR_PORT` and more in every
+    pod beside a Service named sidecar.
+    """
+    keys = [part.replace("_", "") for part in _top()]
+    for part, kind in _top().items():
+        if dataclasses.is_dataclass(kind):
+            keys += [f"{part}{each.name}".replace("_", "") for each in dataclasses.fields(kind)]
+    return tuple(
+        name
+        for name in sorted(environ)
+        if name.startswith(ENV_PREFIX)
+        and _key_of(name) is None
+        and difflib.get_close_matches(_bare(name).replace("_", ""), keys, n=1, cutoff=_SLIP)
+    )
+
+
+def _from_file(file: Path) -> Iterator[tuple[_Key, _Given]]:
     try:
         text = file.read_text(encoding="utf-8")
         tree = yaml.safe_load(text)
@@ -84,61 +116,69 @@ def _from_file(file: Path) -> Iterator[tuple[tuple[str, ...], _Given]]:
         raise SettingsError(
             f"the settings file {file} cannot be read: {error.strerror}", key="--config", value=file
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that there is not
         raise SettingsError(
             f"the settings file {file} is not valid YAML: {error}", key="--config", value=file
         ) from error
-    if tree is None:
-        return
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict | None):
         raise SettingsError(
             f"the settings file {file} must hold a mapping of keys at its top", key="--config", value=file
         )
-    yield from _leaves(tree, (), str(file))
+    for key, value in (tree or {}).items():
+        yield from _leaves((str(key),), _Given(value, str(file), file.parent))
 
 
-def _leaves(
-    tree: Mapping[Any, Any], path: tuple[str, ...], source: str
-) -> Iterator[tuple[tuple[str, ...], _Given]]:
-    for key, value in tree.items():
-        here = (*path, str(key))
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, here, source)
-        else:
-            yield here, _Given(value, source)
-
-
-def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], _Given]]:
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[_Key, _Given]]:
     for name, text in sorted(environ.items()):
-        if name.startswith(ENV_PREFIX) and name not in _NOT_KEYS:
-            path = tuple(name.removeprefix(ENV_PREFIX).lower().split("__"))
-            yield path, _Given(_parsed(text, name), f"environment variable {name}")
+        if (key := _key_of(name)) is not None:
+            yield from _leaves(key, _Given(_parsed(text, name), f"environment variable {name}"))
 
 
-def _from_overrides(overrides: Sequence[str]) -> Iterator[tuple[tuple[str, ...], _Given]]:
+def _key_of(variable: str) -> _Key | None:
+    """The key that a variable sets: it has `__` in its name, or is a whole part's; None for any other."""
+    key = tuple(_bare(variable).split("__"))
+    return key if variable.startswith(ENV_PREFIX) and (len(key) > 1 or key[0] in _top()) else None
+
+
+def _bare(variable: str) -> str:
+    return variable.removeprefix(ENV_PREFIX).lower()
+
+
+def _from_overrides(overrides: Sequence[str]) -> Iterator[tuple[_Key, _Given]]:
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise SettingsError(f"--set {text!r} is not of the form key=value", key="--set", value=text)
-        yield tuple(key.split(".")), _Given(_parsed(value, key), f"--set {key}")
+        yield from _leaves(tuple(key.split(".")), _Given(_parsed(value, key), f"--set {key}"))
+
+
+def _leaves(key: _Key, item: _Given) -> Iterator[tuple[_Key, _Given]]:
+    """The single keys that a value sets, each checked: a mapping's own, however deep, or the key itself."""
+    if isinstance(item.value, dict) and item.value:
+        for part, value in item.value.items():
+            yield from _leaves((*key, str(part)), dataclasses.replace(item, value=value))
+        return
+    if not isinstance(item.value, dict | None):
+        key = _SHORTHANDS.get(key, key)
+    _check_key(key, item)
+    yield key, item
 
 
 def _parsed(text: str, name: str) -> object:
     """A value given as text, read as YAML so that numbers, lists and booleans are what they look like."""
     try:
         return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise SettingsError(
             f"{name} has the value {text!r}, which is not valid YAML", key=name, value=text
         ) from error
 
 
-def _check_key(path: tuple[str, ...], item: _Given) -> None:
+def _check_key(path: _Key, item: _Given) -> None:
     """Walks the settings' classes along a key. Raises SettingsError where it leads nowhere."""
     here: Any = Settings
     for depth, part in enumerate(path):
-        here = _without_none(here)
-        if typing.get_origin(here) is not None and issubclass(typing.get_origin(here), Mapping):
+        if _is_mapping(here):
             here = typing.get_args(here)[1]
             continue
         if not dataclasses.is_dataclass(here):
@@ -148,18 +188,33 @@ def _check_key(path: tuple[str, ...], item: _Given) -> None:
                 key=key,
                 value=item.value,
             )
-        names = typing.get_type_hints(here)
-        if part not in names:
-            raise _unknown_key(".".join(path[: depth + 1]), part, sorted(names), item)
-        here = names[part]
-    if isinstance(item.value, bool) and here is not bool:
+        kinds = _kinds(here)
+        if part not in kinds:
+            raise _unknown_key(".".join(path[: depth + 1]), part, sorted(kinds), item)
+        here = kinds[part]
+    key, wrong = ".".join(path), ""
+    if (_is_mapping(here) or dataclasses.is_dataclass(here)) and not isinstance(item.value, dict | None):
+        wrong = "it takes keys of its own and no single value"
+    elif isinstance(item.value, bool) and here is not bool:
         # YAML reads `no` and `on` as truth values, and Python counts them as numbers.
-        key = ".".join(path)
+        wrong = "it takes no true or false"
+    if wrong:
         raise SettingsError(
-            f"`{key}` has the value {item.value!r} (from {item.source}): it takes no true or false",
-            key=key,
-            value=item.value,
+            f"`{key}` has the value {item.value!r} (from {item.source}): {wrong}", key=key, value=item.value
         )
+
+
+def _kinds(config: object) -> Mapping[str, Any]:
+    """A config's keys and their types, without the None of those that may be left out."""
+    return {name: _without_none(kind) for name, kind in typing.get_type_hints(config).items()}
+
+
+def _top() -> Mapping[str, Any]:
+    return _kinds(Settings)
+
+
+def _is_mapping(kind: object) -> bool:
+    return typing.get_origin(kind) is Mapping
 
 
 def _without_none(kind: object) -> object:
@@ -180,27 +235,31 @@ def _unknown_key(key: str, part: str, names: Sequence[str], item: _Given) -> Set
     )
 
 
-def _build(given: Mapping[tuple[str, ...], _Given]) -> Settings:
+def _build(given: Mapping[_Key, _Given]) -> Settings:
     tree: dict[str, Any] = {}
     for path, item in given.items():
         here = tree
         for part in path[:-1]:
-            inner = here.setdefault(part, {})
-            if not isinstance(inner, dict):
-                inner = here[part] = {}
-            here = inner
-        here[path[-1]] = item.value
+            here = here.setdefault(part, {})
+        if item.value == {}:
+            here.setdefault(path[-1], {})  # adds a model without settings, and takes nothing away
+        else:
+            here[path[-1]] = item.value
     try:
         return _SETTINGS.validate_python(tree)
     except pydantic.ValidationError as error:
         raise _bad_value(error, given) from None
 
 
-def _bad_value(error: pydantic.ValidationError, given: Mapping[tuple[str, ...], _Given]) -> SettingsError:
+def _bad_value(error: pydantic.ValidationError, given: Mapping[_Key, _Given]) -> SettingsError:
     first = error.errors(include_url=False)[0]
     path = tuple(str(part) for part in first["loc"])
     source = next((item.source for key, item in given.items() if key == path[: len(key)]), "the settings")
     key = ".".join(path)
+    if first["type"] == "missing":
+        return SettingsError(
+            f"`{key}` is missing, and `{'.'.join(path[:-1])}` is nothing without it", key=key, value=""
+        )
     return SettingsError(
         f"`{key}` has the value {first['input']!r} (from {source}): {first['msg'].lower()}",
         key=key,
@@ -209,14 +268,14 @@ def _bad_value(error: pydantic.ValidationError, given: Mapping[tuple[str, ...], 
     )
 
 
-def _rooted(settings: Settings, base: Path, given: Mapping[tuple[str, ...], _Given]) -> Settings:
+def _rooted(settings: Settings, given: Mapping[_Key, _Given]) -> Settings:
     """Recipe directories named in the file are relative to the file, those from elsewhere to the process."""
-    models = {}
-    for name, model in settings.models.items():
-        item = given.get(("models", name, "recipe"))
-        from_file = item is not None and not item.source.startswith(("--set", "environment"))
-        recipe = base / model.recipe if model.recipe is not None and from_file else model.recipe
-        models[name] = dataclasses.replace(model, recipe=recipe)
+    models = {
+        name: dataclasses.replace(model, recipe=given["models", name, "recipe"].base / model.recipe)
+        if model.recipe is not None
+        else model
+        for name, model in settings.models.items()
+    }
     return dataclasses.replace(settings, models=models)
 
 

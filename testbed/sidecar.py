@@ -1,7 +1,8 @@
 """The sidecar as a process of its own, started as its user starts it, for demo, tests and benchmarks.
 
 On a unix socket in a folder of its own, so that no port can be taken. It is ended by SIGTERM, which
-drains it; whoever starts one ends it by leaving the `with` block, and nothing stays behind.
+drains it; whoever starts one ends it by leaving the `with` block, and nothing stays behind. Should the
+starter die without leaving it, a guard ends the sidecar in its place.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from testbed.guard import start_guard
+
 SERVICE = "multimodal.v1.Preprocessor"
 START_S = 60.0
 # A drain is bounded by the server's own setting, 25 s; past this it hangs.
 STOP_S = 40.0
+# What is left to do when the starter is gone: the sidecar's group, its folder.
+GUARD = 'kill -s KILL -- "-$1"; rm -rf "$2"'
 
 
 class StartError(RuntimeError):
@@ -60,18 +65,30 @@ def sidecar_process(
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 text=True,
+                start_new_session=True,
             )
+        guard = start_guard(GUARD, str(process.pid), folder)
         running = SidecarProcess(address, process, printed)
         try:
             _wait_until_ready(running, time.monotonic() + start_timeout_s)
             yield running
         finally:
-            process.terminate()
             try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+                _end(process)
+                guard.kill()
+            finally:
+                # Where the above was interrupted, the guard finds its stdin closed and finishes the work.
+                guard.communicate()
                 process.wait()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait_until_ready(running: SidecarProcess, until: float) -> None:

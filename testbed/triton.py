@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from testbed.guard import start_guard
 from testbed.install import PROJECT, Installation, installed
 
 MODELS = PROJECT / "testbed" / "models"
@@ -60,8 +61,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "LC_ALL": "C.UTF-8",
 }
 
-# Waits for the end of its stdin, which comes when this process is gone, whatever ended it.
-GUARD = 'read -r _; kill -s KILL -- "-$1"; rm -f "/dev/shm/$2"*; rm -rf "$3"'
+# What is left to do when this process is gone: the server's group, its shared memory, its directory.
+GUARD = 'kill -s KILL -- "-$1"; rm -f "/dev/shm/$2"*; rm -rf "$3"'
 
 
 class TritonFailed(Exception):
@@ -227,13 +228,7 @@ class _Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._guard = subprocess.Popen(  # noqa: S603 - the line above
-            ["/bin/sh", "-c", GUARD, "guard", str(process.pid), self._shared_memory, str(self._directory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._guard = start_guard(GUARD, str(process.pid), self._shared_memory, str(self._directory))
         try:
             self._wait_until_ready(process, timeout_s)
         finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sidecar.errors import SettingsError
@@ -15,14 +16,21 @@ from sidecar.errors import SettingsError
 def bench(name: str, *, as_json: bool) -> int:
     """Runs one benchmark and prints it. Returns 0, or 1 when one of its targets does not hold."""
     try:
-        run = importlib.import_module(f"bench.{name}").run
+        names: Sequence[str] = importlib.import_module("bench").NAMES
+        run = importlib.import_module(f"bench.{name}").run if name in names else None
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"there is no benchmark {name!r} here ({error}): run it in a checkout of the project, by a name "
-            "of bench/, with `make setup` done",
+            f"benchmarks cannot run here ({error}): run them in a checkout of the project, with `make setup` done",
             key="bench",
             value=name,
         ) from error
+    if run is None:
+        raise SettingsError(
+            f"there is no benchmark {name!r}; there are: {', '.join(names)}",
+            key="bench",
+            value=name,
+            allowed=", ".join(names),
+        )
     result: dict[str, Any] = run()
     print(json.dumps(result, indent=2) if as_json else text(result))  # noqa: T201 - a command's output
     return 0 if all(target["holds"] for target in result["targets"]) else 1

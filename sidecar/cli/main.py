@@ -10,7 +10,7 @@ from pathlib import Path
 from sidecar.cli.bench import bench
 from sidecar.cli.serve import serve
 from sidecar.errors import SetupError
-from sidecar.settings import ENV_PREFIX, load_settings
+from sidecar.settings import ENV_PREFIX, load_settings, slips
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     benching = commands.add_parser(
         "bench", help="run a benchmark", description="Run one benchmark of the checkout."
     )
-    benching.add_argument("name", help="a module of bench/, such as cpu")
+    benching.add_argument("name", help="its name, such as cpu")
     benching.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
     return parser
 
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         settings = load_settings(
             options.config or (Path(named) if named else None), environ, options.overrides
         )
-        return serve(settings, check_only=options.check)
+        return serve(settings, check_only=options.check, slips=slips(environ))
     except SetupError as error:
         print(f"sidecar: {error.message}", file=sys.stderr)  # noqa: T201 - a command talks to its terminal
         return 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Sequence
 
 import uvloop
 
@@ -16,9 +17,14 @@ from sidecar.settings import Settings
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, *, check_only: bool = False) -> int:
-    """Runs until SIGTERM or SIGINT, then drains. Returns 0, or 1 when the drain was cut short."""
+def serve(settings: Settings, *, check_only: bool = False, slips: Sequence[str] = ()) -> int:
+    """Runs until SIGTERM or SIGINT, then drains. Returns 0, or 1 when the drain was cut short.
+
+    `slips` are variables of the environment that nobody reads, to be warned of.
+    """
     logs.set_up(settings.log)
+    if slips:
+        log.warning("ignored, though it looks like a setting: %s (see docs/settings.md)", ", ".join(slips))
     if check_only:
         Catalogue(settings.models, None)
         log.info("settings and recipes are well")

@@ -120,7 +120,7 @@ class Server:
                 key="server.listen",
                 value=address,
             ) from error
-        if address.startswith("unix:"):
+        if is_unix(address):
             return address
         return f"{address.rpartition(':')[0]}:{port}"
 

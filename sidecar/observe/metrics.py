@@ -182,7 +182,7 @@ class Metrics:
             return
         host, _, port = config.listen.rpartition(":")
         try:
-            server, thread = start_http_server(int(port), host, registry=self.registry)
+            server, thread = start_http_server(int(port), host.strip("[]"), registry=self.registry)
         except (OSError, ValueError, OverflowError) as error:
             raise SettingsError(
                 f"`metrics.listen` has {config.listen!r}, which cannot be bound ({error}): "

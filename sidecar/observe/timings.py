@@ -1,4 +1,4 @@
-"""A mark per stage; one snapshot feeds the reply, the metrics and the log.
+"""A mark per stage; one snapshot feeds the reply and the metrics.
 
 A timeline is a growing list of (stage, nanoseconds) pairs on the monotonic clock. It never reads a
 result, never raises into the path, and costs about 0.2 µs a mark. Its law: stages plus gap equal

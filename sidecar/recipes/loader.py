@@ -118,14 +118,17 @@ def load_recipe(
         named = ", ".join(f"{item.processor} ({item.config.source})" for item in found)
         raise RecipeError(
             f"{directory}: no recipe for {named}; supported: {', '.join(FAMILIES)}, also with the endings Fast and Pil",
+            file=directory,
             key="image_processor_type, feature_extractor_type",
             value=named,
             allowed=", ".join(FAMILIES),
         )
     if len(families) > 1:
+        named = " and ".join(f"{family} ({item.config.source})" for family, item in families.items())
         raise RecipeError(
-            f"{directory} describes {' and '.join(families)}, and a recipe follows one processor: keep only the"
-            f" section of the one that is wanted in a directory of its own"
+            f"{directory} describes {named}, and a recipe follows one processor: keep only the section of the"
+            " one that is wanted in a directory of its own",
+            file=directory,
         )
     ((family, item),) = families.items()
     return FAMILIES[family](item.config, item.processor, Choice(reference, exact, resampler))
@@ -134,7 +137,9 @@ def load_recipe(
 def _processors(directory: Path) -> list[_Found]:
     """Every processor that the directory's files name; never none. Raises RecipeError."""
     if not directory.is_dir():
-        raise RecipeError(f"{directory} is not a directory: give the one with the model's {_FLAT}")
+        raise RecipeError(
+            f"{directory} is not a directory: give the one with the model's {_FLAT}", file=directory
+        )
     nested, flat = _read(directory / _NESTED) or {}, _read(directory / _FLAT)
     found = []
     unnamed: list[Config] = []
@@ -154,7 +159,9 @@ def _processors(directory: Path) -> list[_Found]:
     if not found:
         raise RecipeError(
             f"{directory} has no {_FLAT}, and no {_NESTED} with a section"
-            f" {' or '.join(section for kind in _KINDS for section in kind.sections)}: copy them from the model's files"
+            f" {' or '.join(section for kind in _KINDS for section in kind.sections)}: copy them from the model's"
+            " files",
+            file=directory,
         )
     return found
 

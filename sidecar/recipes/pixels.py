@@ -31,6 +31,7 @@ from sidecar.media import (
 )
 from sidecar.recipes.choice import Choice
 from sidecar.recipes.config import Config, is_count
+from sidecar.recipes.recipe import ignored_step, total_bytes
 from sidecar.stages.transform.geometry import (
     Crop,
     Fixed,
@@ -133,7 +134,7 @@ class PixelRecipe:
             steps.append(f"normalise: minus {list(how.mean)}, over {list(how.std or ())}")
         faith = "to the bit" if self.exact else "not to the bit: the resize engine at hand differs"
         steps.append(f"as transformers' {self.reference} backend does, {faith}")
-        return tuple(steps)
+        return (*steps, *ignored_step(self.ignored))
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -154,8 +155,8 @@ class PixelRecipe:
     def accepts(self, output: str, data_type: DataType) -> bool:
         return output == OUTPUT and data_type in _TYPES
 
-    def output_bytes(self, info: MediaInfo) -> int:
-        """Memory of the float32 output. Raises MediaTooLarge where the resized picture would pass its limit."""
+    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> int:
+        """See Recipe. Raises MediaTooLarge where the resized picture would pass its limit."""
         if not isinstance(info, ImageInfo):
             raise InternalError(f"{self.processor} was asked about a sound")
         width, height = info.upright_size
@@ -163,7 +164,7 @@ class PixelRecipe:
         if self.rule is not None:
             check_resized_size(target)
         height, width = target if crop is None else crop.size
-        return 3 * height * width * DataType.FP32.itemsize
+        return total_bytes({OUTPUT: 3 * height * width}, data_types)
 
     def transform(self, frames: Frames) -> tuple[Shaped, ...]:
         """Raises MediaTooLarge where the resized picture would pass its limit."""
@@ -312,6 +313,7 @@ def _reference(config: Config, processor: str, choice: Choice, met: frozenset[Re
         raise RecipeError(
             f"{config.source}: `reference` is {choice.reference!r}, and for {processor} must be"
             f" {', '.join(_REMEDIES)} or auto",
+            file=config.source,
             key="reference",
             value=choice.reference,
             allowed=", ".join((*_REMEDIES, "auto")),

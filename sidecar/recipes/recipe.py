@@ -6,6 +6,7 @@ knows the model server, and never guesses: a configuration that it cannot follow
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from sidecar.media import DataType, DecodeTarget, Frames, MediaInfo, Modality, Shaped, TensorSpec
@@ -39,10 +40,28 @@ class Recipe(Protocol):
         """Whether pack can give the output in that type (UINT8: bare pixels, normalised by the model)."""
         ...
 
-    def output_bytes(self, info: MediaInfo) -> int:
-        """Memory of the float32 outputs for media with these facts. Unit: bytes."""
+    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> int:
+        """Memory of the outputs for media with these facts, in the types named by output. Unit: bytes.
+
+        An output that `data_types` does not name is not made, and not counted. Raises MediaTooLarge where
+        transform would.
+        """
         ...
 
     def transform(self, frames: Frames) -> tuple[Shaped, ...]:
-        """Decoded media to one Shaped an output, in the order of `outputs`."""
+        """Decoded media to one Shaped an output, in the order of `outputs`.
+
+        Raises MediaTooLarge and CorruptMedia; their messages are to follow an item's label and a colon,
+        because a recipe does not know the item.
+        """
         ...
+
+
+def total_bytes(elements: Mapping[str, int], data_types: Mapping[str, DataType]) -> int:
+    """Bytes of outputs by their counts of elements, in the types named; those not named do not count."""
+    return sum(count * data_types[name].itemsize for name, count in elements.items() if name in data_types)
+
+
+def ignored_step(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The last of a recipe's steps, where its file holds keys that its processor ignores; else none."""
+    return (f"ignored keys of the file: {', '.join(keys)}",) if keys else ()

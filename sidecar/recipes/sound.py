@@ -1,13 +1,30 @@
-"""What recipes for sound share: the choice of a resampler, and how much memory a length of sound takes."""
+"""What recipes for sound share: one line of values, a mask beside it, and the choice of a resampler."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from sidecar.errors import InternalError, RecipeError
-from sidecar.media import AudioInfo, DataType, DecodeTarget, Frames, MediaInfo, Samples
+from sidecar.media import (
+    AudioInfo,
+    DataType,
+    DecodeTarget,
+    Frames,
+    MediaInfo,
+    Modality,
+    Samples,
+    Shaped,
+    TensorSpec,
+)
 from sidecar.recipes.choice import Choice
 from sidecar.recipes.config import Config
+from sidecar.recipes.recipe import total_bytes
+from sidecar.stages.transform.resample import MARGIN_S
 
 FLOATS: Final = frozenset({DataType.FP32, DataType.FP16, DataType.BF16})
 MASKS: Final = frozenset({DataType.INT32, DataType.INT64})
@@ -22,8 +39,54 @@ HARMLESS: Final = frozenset({
 _REFERENCES: Final = ("auto", "numpy")
 _RESAMPLERS: Final = ("soxr_hq", "swresample")
 
-# Where the header gives no duration: 16 kbit/s is the least that codecs here use for speech.
-_LEAST_BYTES_PER_SECOND: Final = 2_000
+
+@dataclass(frozen=True, slots=True)
+class SoundRecipe:
+    """A sound processor's common part; see Recipe. `resampler` is as Choice says.
+
+    `mask` adds the attention mask, one element a sample or frame; `ignored` lists keys of the model's file
+    that the processor itself ignores.
+    """
+
+    OUTPUT: ClassVar[str]
+
+    processor: str
+    resampler: str
+    mask: bool
+    ignored: tuple[str, ...]
+
+    @property
+    def modality(self) -> Modality:
+        return Modality.AUDIO
+
+    @property
+    def reference(self) -> str:
+        return "numpy"
+
+    def accepts(self, output: str, data_type: DataType) -> bool:
+        if output == MASK:
+            return self.mask and data_type in MASKS
+        return output == self.OUTPUT and data_type in FLOATS
+
+    def _specs(self, shape: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+        """The outputs, for values of `shape`; the mask is as long as its last axis."""
+        values = TensorSpec(self.OUTPUT, DataType.FP32, shape)
+        mask = TensorSpec(MASK, DataType.INT32, shape[-1:], optional=True)
+        return (values, mask) if self.mask else (values,)
+
+    def _shaped(self, values: npt.NDArray[np.float32], heard: int) -> tuple[Shaped, ...]:
+        """The outputs themselves; of the mask the first `heard` elements are ones, the rest zeros."""
+        shaped = Shaped(self.OUTPUT, values)
+        if not self.mask:
+            return (shaped,)
+        mask = np.zeros(values.shape[-1], np.int32)
+        mask[:heard] = 1
+        return shaped, Shaped(MASK, mask)
+
+    def _total_bytes(self, rows: int, length: int, data_types: Mapping[str, DataType]) -> int:
+        """Bytes of values [rows, length] and of the mask, in the types named by output."""
+        elements = {self.OUTPUT: rows * length} | ({MASK: length} if self.mask else {})
+        return total_bytes(elements, data_types)
 
 
 def resampler(config: Config, processor: str, choice: Choice) -> str:
@@ -35,6 +98,7 @@ def resampler(config: Config, processor: str, choice: Choice) -> str:
         if value not in allowed:
             raise RecipeError(
                 f"{config.source}: `{key}` is {value!r}, and for {processor} must be {' or '.join(allowed)}",
+                file=config.source,
                 key=key,
                 value=value,
                 allowed=", ".join(allowed),
@@ -42,8 +106,15 @@ def resampler(config: Config, processor: str, choice: Choice) -> str:
     return choice.resampler
 
 
-def decode_target(resampler: str, rate: int) -> DecodeTarget:
-    return DecodeTarget(rate if resampler == "swresample" else None)
+def decode_target(resampler: str, rate: int, heard_s: float | None = None) -> DecodeTarget:
+    """What decode must leave for a recipe at `rate` hertz that hears the first `heard_s` seconds; None: all.
+
+    A little more is asked for, so that what is heard is resampled as part of the whole sound.
+    """
+    return DecodeTarget(
+        rate=rate if resampler == "swresample" else None,
+        max_seconds=None if heard_s is None else heard_s + MARGIN_S,
+    )
 
 
 def loading_step(resampler: str, rate: int) -> str:
@@ -61,7 +132,7 @@ def samples_of(frames: Frames, processor: str) -> Samples:
 
 
 def seconds_of(info: MediaInfo, processor: str) -> float:
-    """The duration that the header claims, or the longest that its bytes can hold. Unit: seconds."""
+    """AudioInfo.longest_s. Raises InternalError for a picture."""
     if isinstance(info, AudioInfo):
-        return info.duration_s or info.encoded_bytes / _LEAST_BYTES_PER_SECOND
+        return info.longest_s
     raise InternalError(f"{processor} was asked about a picture")

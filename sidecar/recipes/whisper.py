@@ -12,20 +12,20 @@ transformers' numpy path, whose torch sibling is 3e-5 from it. `attention_mask`,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.media import DataType, DecodeTarget, Frames, MediaInfo, Modality, Shaped, TensorSpec
+from sidecar.media import DataType, DecodeTarget, Frames, MediaInfo, Shaped, TensorSpec
 from sidecar.recipes import sound
 from sidecar.recipes.choice import Choice
 from sidecar.recipes.config import Config
+from sidecar.recipes.recipe import ignored_step
 from sidecar.stages.transform.mel import Mel, log_mel
 from sidecar.stages.transform.resample import to_wave
-
-OUTPUT: Final = "input_features"
 
 _KEYS: Final = sound.HARMLESS | {
     "chunk_length", "dither", "feature_size", "hop_length", "mel_filters", "n_fft", "n_samples",
@@ -36,24 +36,14 @@ _LEAST_RATE: Final = 16_000
 
 
 @dataclass(frozen=True, slots=True)
-class WhisperRecipe:
-    """Whisper's numbers; see Recipe. `length` is the samples that the model sees; `mask` adds the mask."""
+class WhisperRecipe(sound.SoundRecipe):
+    """Whisper's numbers; see Recipe. `length` is the samples that the model sees."""
 
-    processor: str
+    OUTPUT: ClassVar[str] = "input_features"
+
     mel: Mel
     length: int
     padding_value: float
-    mask: bool
-    resampler: str
-    ignored: tuple[str, ...] = ()
-
-    @property
-    def modality(self) -> Modality:
-        return Modality.AUDIO
-
-    @property
-    def reference(self) -> str:
-        return "numpy"
 
     @property
     def exact(self) -> bool:
@@ -70,37 +60,30 @@ class WhisperRecipe:
             f"{mel.bands} Slaney mel bands, 0 to 8000 Hz",
             "log10 (floor 1e-10), at most 8 below the loudest, (x + 4) / 4",
             "as transformers' numpy path does, within 1e-6",
+            *ignored_step(self.ignored),
         )
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        frames = self.length // self.mel.hop
-        features = TensorSpec(OUTPUT, DataType.FP32, (self.mel.bands, frames))
-        if not self.mask:
-            return (features,)
-        return features, TensorSpec(sound.MASK, DataType.INT32, (frames,), optional=True)
+        return self._specs((self.mel.bands, self._frames))
 
     @property
     def decode_target(self) -> DecodeTarget:
-        return sound.decode_target(self.resampler, self.mel.rate)
+        return sound.decode_target(self.resampler, self.mel.rate, self.length / self.mel.rate)
 
-    def accepts(self, output: str, data_type: DataType) -> bool:
-        if output == sound.MASK:
-            return self.mask and data_type in sound.MASKS
-        return output == OUTPUT and data_type in sound.FLOATS
-
-    def output_bytes(self, info: MediaInfo) -> int:
+    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> int:
         sound.seconds_of(info, self.processor)
-        return (self.mel.bands + int(self.mask)) * (self.length // self.mel.hop) * DataType.FP32.itemsize
+        return self._total_bytes(self.mel.bands, self._frames, data_types)
 
     def transform(self, frames: Frames) -> tuple[Shaped, ...]:
         samples = sound.samples_of(frames, self.processor)
         wave = to_wave(samples.array, samples.rate, self.mel.rate, at_most=self.length)
-        features = Shaped(OUTPUT, log_mel(self._filled(wave), self.length, self.mel))
-        if not self.mask:
-            return (features,)
-        seen = np.arange(self.length // self.mel.hop) * self.mel.hop < wave.size
-        return features, Shaped(sound.MASK, seen.astype(np.int32))
+        heard = -(-wave.size // self.mel.hop)
+        return self._shaped(log_mel(self._filled(wave), self.length, self.mel), heard)
+
+    @property
+    def _frames(self) -> int:
+        return self.length // self.mel.hop
 
     def _filled(self, wave: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Zeros need no filling: the spectrum knows them."""
@@ -125,11 +108,11 @@ def whisper_recipe(config: Config, processor: str, choice: Choice) -> WhisperRec
     if mel.hop > length:
         raise config.refusal("hop_length", f"at most the chunk's {length} samples")
     return WhisperRecipe(
-        processor,
-        mel,
-        length,
-        config.number("padding_value", 0.0),
-        config.flag("return_attention_mask", False),
-        sound.resampler(config, processor, choice),
-        config.ignored(_KEYS),
+        processor=processor,
+        resampler=sound.resampler(config, processor, choice),
+        mask=config.flag("return_attention_mask", False),
+        ignored=config.ignored(_KEYS),
+        mel=mel,
+        length=length,
+        padding_value=config.number("padding_value", 0.0),
     )

@@ -257,8 +257,10 @@ class TestUploads:
                 call = preprocessor_pb2_grpc.PreprocessorStub(channel).PreprocessUpload.future(silent())
                 with Client(one.address) as client:
                     assert client.preprocess("clip", picture()).tensor().shape == (3, 224, 224)
-                assert call.exception().code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                with pytest.raises(grpc.RpcError) as silent_too_long:
+                    call.result()
                 released.set()
+                assert silent_too_long.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                 assert "server.upload_idle_s" in str(call.details())
 
     def test_uploads_together_hold_no_more_than_their_room(self) -> None:

@@ -18,6 +18,7 @@ from sidecar.recipes.loader import _BY_MODEL_TYPE, FAMILIES, load_recipe
 from sidecar.recipes.pixels import PixelRecipe
 from sidecar.recipes.recipe import Recipe
 from sidecar.recipes.whisper import WhisperRecipe
+from sidecar.stages.pack import pack
 from sidecar.stages.transform.geometry import Fixed, ShortestEdge
 from sidecar.stages.transform.resize import references_met
 from testbed.parity import CHECKPOINTS
@@ -188,7 +189,7 @@ def test_an_unknown_processor_is_answered_with_the_supported_ones(model: Write) 
 
 
 def test_two_processors_in_one_directory_are_refused(model: Write) -> None:
-    with pytest.raises(RecipeError, match="describes CLIPImageProcessor and WhisperFeatureExtractor"):
+    with pytest.raises(RecipeError, match=r"describes CLIPImageProcessor .*: image_processor\) and Whisper"):
         load_recipe(model(processor_config={"image_processor": CLIP, "feature_extractor": WHISPER}))
 
 
@@ -208,8 +209,11 @@ def test_two_processors_in_one_directory_are_refused(model: Write) -> None:
     ],
 )
 def test_files_that_cannot_be_read_are_named(model: Write, files: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(RecipeError, match=complaint):
-        load_recipe(model(**files))
+    directory = model(**files)
+    with pytest.raises(RecipeError, match=complaint) as refused:
+        load_recipe(directory)
+    assert str(directory) in refused.value.message
+    assert refused.value.facts["file"].startswith(str(directory))
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
@@ -301,8 +305,12 @@ def test_an_impossible_value_of_a_sound_key_is_named(
 def test_an_impossible_choice_is_named(
     model: Write, keys: dict[str, str], choice: dict[str, str], complaint: str
 ) -> None:
-    with pytest.raises(RecipeError, match=complaint):
-        load_recipe(model(preprocessor_config=keys), **choice)  # type: ignore[arg-type]  # a table of keywords
+    directory = model(preprocessor_config=keys)
+    with pytest.raises(RecipeError, match=complaint) as refused:
+        load_recipe(directory, **choice)  # type: ignore[arg-type]  # a table of keywords
+    file = str(directory / "preprocessor_config.json")
+    assert refused.value.message.startswith(f"{file}: ")
+    assert refused.value.facts["file"] == file
 
 
 def test_keys_that_the_processor_ignores_are_listed(model: Write) -> None:
@@ -310,6 +318,17 @@ def test_keys_that_the_processor_ignores_are_listed(model: Write) -> None:
         model(preprocessor_config={**CLIP, "do_dance": False, "vision_feature": 3, "size": 8})
     )
     assert recipe.ignored == ("do_dance", "vision_feature")
+    assert recipe.steps[-1] == "ignored keys of the file: do_dance, vision_feature"
+
+
+@pytest.mark.parametrize("keys", [CLIP, WHISPER, WAV2VEC2])
+def test_the_last_step_tells_the_ignored_keys_and_only_where_there_are_some(
+    model: Write, keys: dict[str, str]
+) -> None:
+    plain = load_recipe(model(preprocessor_config=keys)).steps
+    assert not plain[-1].startswith("ignored")
+    more = load_recipe(model(preprocessor_config={**keys, "zoom": 3})).steps
+    assert more == (*plain, "ignored keys of the file: zoom")
 
 
 def test_a_mel_table_of_older_files_is_ignored_as_transformers_does(model: Write) -> None:
@@ -329,8 +348,10 @@ def test_images_are_taken_in_four_types_and_sounds_in_three() -> None:
 
 def test_swresample_is_left_to_decode(model: Write) -> None:
     directory = model(preprocessor_config=WHISPER)
-    assert DecodeTarget(rate=16_000) == load_recipe(directory, resampler="swresample").decode_target
-    assert DecodeTarget() == load_recipe(directory).decode_target
+    swresample = load_recipe(directory, resampler="swresample")
+    assert swresample.decode_target == DecodeTarget(rate=16_000, max_seconds=31)
+    assert load_recipe(directory).decode_target == DecodeTarget(max_seconds=31)
+    assert load_recipe(CHECKPOINTS / "wav2vec2-base-960h").decode_target == DecodeTarget()
 
 
 def photo(width: int, height: int, orientation: int = 1) -> ImageInfo:
@@ -341,30 +362,59 @@ def speech(duration_s: float | None) -> AudioInfo:
     return AudioInfo("wav", 64_000, "pcm_s16le", 44_100, 2, duration_s)
 
 
+PIXELS = {"pixel_values": DataType.FP32}
+
+
 def test_output_bytes_are_what_transform_leaves(model: Write) -> None:
-    assert (
-        load_recipe(CHECKPOINTS / "clip-vit-base-patch32").output_bytes(photo(640, 480)) == 4 * 3 * 224 * 224
-    )
-    assert load_recipe(CHECKPOINTS / "whisper-tiny").output_bytes(speech(None)) == 4 * 80 * 3000
-    wave = load_recipe(CHECKPOINTS / "wav2vec2-base-960h")
-    assert wave.output_bytes(speech(2.0)) == 4 * (32_000 + 1)
-    assert wave.output_bytes(speech(None)) == 4 * (32 * 16_000 + 1)
+    clip = load_recipe(CHECKPOINTS / "clip-vit-base-patch32")
+    assert clip.output_bytes(photo(640, 480), PIXELS) == 4 * 3 * 224 * 224
+    mel = {"input_features": DataType.FP32}
+    assert load_recipe(CHECKPOINTS / "whisper-tiny").output_bytes(speech(None), mel) == 4 * 80 * 3000
+    wave, values = load_recipe(CHECKPOINTS / "wav2vec2-base-960h"), {"input_values": DataType.FP32}
+    assert wave.output_bytes(speech(2.0), values) == 4 * (32_000 + 1)
+    assert wave.output_bytes(speech(None), values) == 4 * (32 * 16_000 + 1)
     uncropped = load_recipe(model(preprocessor_config={**CLIP, "do_center_crop": False}))
     assert (TensorSpec("pixel_values", DataType.FP32, (3, -1, -1)),) == uncropped.outputs
-    assert uncropped.output_bytes(photo(448, 224, orientation=6)) == 4 * 3 * 448 * 224
+    assert uncropped.output_bytes(photo(448, 224, orientation=6), PIXELS) == 4 * 3 * 448 * 224
     (shaped,) = uncropped.transform(Pixels(np.zeros((448, 224, 3), np.uint8)))
     assert shaped.array.shape == (448, 224, 3)
 
 
+@pytest.mark.parametrize(
+    ("keys", "data_types"),
+    [
+        (CLIP, {"pixel_values": DataType.UINT8}),
+        (CLIP, {"pixel_values": DataType.FP16}),
+        (WHISPER, {"input_features": DataType.BF16}),
+        (WHISPER, {"input_features": DataType.FP32, "attention_mask": DataType.INT64}),
+        (WAV2VEC2, {"input_values": DataType.FP16}),
+        (WAV2VEC2, {"input_values": DataType.FP32, "attention_mask": DataType.INT32}),
+    ],
+)
+def test_output_bytes_are_those_of_the_types_and_outputs_that_are_made(
+    model: Write, keys: dict[str, str], data_types: dict[str, DataType]
+) -> None:
+    recipe = load_recipe(model(preprocessor_config={**keys, "return_attention_mask": True}))
+    info, frames = (
+        (photo(300, 400), Pixels(np.zeros((400, 300, 3), np.uint8)))
+        if keys is CLIP
+        else (speech(2.0), Samples(np.ones((2, 88_200), np.float32), 44_100))
+    )
+    shaped = [each for each in recipe.transform(frames) if each.name in data_types]
+    made = sum(tensor.nbytes for tensor in pack(shaped, data_types))
+    # A sound's length is not known to the sample from its header.
+    assert made <= recipe.output_bytes(info, data_types) <= made + 8 * len(data_types)
+
+
 def test_a_picture_that_is_not_resized_has_no_limit_of_its_own(model: Write) -> None:
     recipe = load_recipe(model(preprocessor_config={**CLIP, "do_resize": False}))
-    assert recipe.output_bytes(photo(20_000, 20_000)) == 4 * 3 * 224 * 224
+    assert recipe.output_bytes(photo(20_000, 20_000), PIXELS) == 4 * 3 * 224 * 224
 
 
 def test_a_picture_too_thin_to_resize_is_refused_before_and_after_decoding() -> None:
     clip = load_recipe(CHECKPOINTS / "clip-vit-base-patch32")
     with pytest.raises(MediaTooLarge, match="aspect ratio is too extreme"):
-        clip.output_bytes(photo(1, 65_000))
+        clip.output_bytes(photo(1, 65_000), PIXELS)
     with pytest.raises(MediaTooLarge, match="aspect ratio is too extreme"):
         clip.transform(Pixels(np.zeros((65_000, 1, 3), np.uint8)))
 
@@ -379,4 +429,4 @@ def test_a_recipe_does_not_take_the_other_kind_of_media() -> None:
                 else Pixels(np.zeros((9, 9, 3), np.uint8))
             )
         with pytest.raises(InternalError):
-            recipe.output_bytes(speech(1.0) if image else photo(9, 9))
+            recipe.output_bytes(speech(1.0) if image else photo(9, 9), {})

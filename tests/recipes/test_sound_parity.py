@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import numpy.typing as npt
 import pytest
 import soxr
 
-from sidecar.media import DataType, Samples
+from sidecar.media import DataType, Samples, Source
 from sidecar.recipes.loader import load_recipe
+from sidecar.stages.decode import decode
 from sidecar.stages.pack import pack
+from sidecar.stages.probe import probe
 from testbed.parity import CHECKPOINTS, published
 
 RATE = 16_000
@@ -140,3 +144,23 @@ def test_other_rates_and_layouts_are_loaded_as_transformers_loads_them(rate: int
     ][0]
     (values,) = load_recipe(CHECKPOINTS / "wav2vec2-base-960h").transform(Samples(sound, rate))
     assert np.array_equal(expected, values.array)
+
+
+@pytest.mark.parametrize("resampler", ["soxr_hq", "swresample"])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_what_whisper_leaves_undecoded_changes_no_bit(rate: int, resampler: str) -> None:
+    recipe = load_recipe(CHECKPOINTS / "whisper-tiny", resampler=resampler)
+    source = Source(wav(noise(40 * rate, 2), rate))
+    info, target = probe(source), recipe.decode_target
+    part, whole = decode(source, info, target), decode(source, info, replace(target, max_seconds=None))
+    assert part.array.size < 0.8 * whole.array.size
+    (expected,), (found,) = recipe.transform(whole), recipe.transform(part)
+    assert np.array_equal(expected.array, found.array)
+
+
+def wav(wave: Wave, rate: int) -> bytes:
+    """float32 [channels, samples] as a WAV of 32-bit floats."""
+    channels, pcm = wave.shape[0], wave.T.astype("<f4").tobytes()
+    form = struct.pack("<HHIIHH", 3, channels, rate, 4 * channels * rate, 4 * channels, 32)
+    body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(pcm)) + pcm
+    return b"RIFF" + struct.pack("<I", len(body)) + body

@@ -21,14 +21,14 @@ _NAMES = (*corpus.PICTURES, *corpus.SOUNDS, *corpus.CORRUPT, *corpus.UNSUPPORTED
 _ROOM = 1 << 22
 
 
-def _survives(data: bytes, rate: int | None = None) -> None:
+def _survives(data: bytes, rate: int | None = None, max_seconds: float | None = None) -> None:
     """The invariant. A result that is admitted must also be what was promised."""
     try:
         source = Source(data)
         info = probe(source)
         if isinstance(info, ImageInfo) and 3 * info.width * info.height > _ROOM:
             return
-        frames = decode(source, info, DecodeTarget(rate=rate, max_decoded_bytes=_ROOM))
+        frames = decode(source, info, DecodeTarget(rate, _ROOM, max_seconds))
     except MediaError as error:
         assert error.message.startswith("item 0 ")  # noqa: PT017 - most inputs raise, some do not
         return
@@ -89,9 +89,16 @@ def _mutated(name: str, seed: int) -> bytes:
 
 
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(name=st.sampled_from(_NAMES), seed=st.integers(0, 2**32), rate=st.sampled_from((None, 16000)))
-def test_mutated_files_raise_nothing_but_the_two_errors(name: str, seed: int, rate: int | None) -> None:
-    _survives(_mutated(name, seed), rate)
+@given(
+    name=st.sampled_from(_NAMES),
+    seed=st.integers(0, 2**32),
+    rate=st.sampled_from((None, 16000)),
+    max_seconds=st.sampled_from((None, 0.2)),
+)
+def test_mutated_files_raise_nothing_but_the_two_errors(
+    name: str, seed: int, rate: int | None, max_seconds: float | None
+) -> None:
+    _survives(_mutated(name, seed), rate, max_seconds)
 
 
 @settings(max_examples=300, deadline=None)

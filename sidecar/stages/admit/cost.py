@@ -7,7 +7,7 @@ two on other machines; nothing here learns.
 
 from __future__ import annotations
 
-from sidecar.media import AudioInfo, Cost, ImageInfo, MediaInfo
+from sidecar.media import AudioInfo, Cost, DecodeTarget, ImageInfo, MediaInfo
 
 # Milliseconds of one core per megapixel: entropy decoding, colour conversion and resize together.
 _MS_PER_MEGAPIXEL = {
@@ -22,23 +22,33 @@ _MS_PER_MEGAPIXEL = {
 # Milliseconds of one core per second of sound: decoding, resampling to 16 kHz and a log-mel share.
 _MS_PER_SECOND = {"wav": 0.4, "flac": 0.6, "mp3": 1.0, "aac": 1.2, "mp4": 1.2, "ogg": 1.2, "webm": 1.2}
 _DEAREST_MS_PER_SECOND = max(_MS_PER_SECOND.values())
-# Where the header gives no duration: 16 kbit/s is the least that codecs here use for speech.
-_LEAST_BYTES_PER_SECOND = 2_000
 # Taking up an item at all: thread wake-up, opening the codec.
 _FLOOR_MS = 0.3
+_WHOLE = DecodeTarget()
 
 
-def predict(info: MediaInfo) -> Cost:
-    """Foretells an item's cost: milliseconds of one core, and bytes of decoded memory."""
+def predict(info: MediaInfo, target: DecodeTarget = _WHOLE) -> Cost:
+    """Foretells an item's cost: milliseconds of one core, and bytes of what decode leaves.
+
+    Of sound only what `target` asks for counts: its `max_seconds`, at its `rate`. A sound whose length is
+    unknown is taken for the longest that its bytes can hold.
+    """
     match info:
         case ImageInfo():
             pixels = info.width * info.height
             rate = _MS_PER_MEGAPIXEL.get(info.format, max(_MS_PER_MEGAPIXEL.values()))
             return Cost(cpu_ms=_FLOOR_MS + rate * pixels / 1e6, decoded_bytes=3 * pixels)
         case AudioInfo():
-            seconds = info.duration_s or info.encoded_bytes / _LEAST_BYTES_PER_SECOND
+            seconds = (
+                info.longest_s if target.max_seconds is None else min(info.longest_s, target.max_seconds)
+            )
             rate = _MS_PER_SECOND.get(info.format, _DEAREST_MS_PER_SECOND)
             return Cost(
                 cpu_ms=_FLOOR_MS + rate * seconds,
-                decoded_bytes=int(4 * info.channels * info.sample_rate * seconds),
+                decoded_bytes=int(sound_bytes_per_second(info, target) * seconds),
             )
+
+
+def sound_bytes_per_second(info: AudioInfo, target: DecodeTarget) -> int:
+    """What a second of decoded sound takes: 4 bytes a sample; one channel where decode resamples."""
+    return 4 * info.channels * info.sample_rate if target.rate is None else 4 * target.rate

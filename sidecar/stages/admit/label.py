@@ -36,8 +36,12 @@ _FORMATS_BY_SUBTYPE = {
     "vorbis": {"ogg"},
     "webm": {"webm"},
 }
-# Containers of sound that are often declared as the video they could also hold.
-_CONTAINERS = {"mp4": {"video/mp4"}, "webm": {"video/webm", "video/x-matroska"}, "ogg": {"video/ogg"}}
+# Containers of sound that are often declared as the video, or the anything, that they could also hold.
+_CONTAINERS = {
+    "mp4": {"video/mp4"},
+    "webm": {"video/webm", "video/x-matroska"},
+    "ogg": {"video/ogg", "application/ogg"},
+}
 
 
 def check_label(source: Source, info: MediaInfo) -> None:
@@ -48,7 +52,7 @@ def check_label(source: Source, info: MediaInfo) -> None:
     family, _, subtype = declared.partition("/")
     if family == info.modality.value and _FORMATS_BY_SUBTYPE.get(subtype, {info.format}) >= {info.format}:
         return
-    if declared in {"application/octet-stream", "application/ogg"} | _CONTAINERS.get(info.format, set()):
+    if declared in {"application/octet-stream"} | _CONTAINERS.get(info.format, set()):
         return
     raise MislabelledMedia(
         f"{source.label} is declared {source.content_type!r} and its content is {info.modality.value}/{info.format}: "

@@ -8,25 +8,19 @@ and leaves no process-wide state changed.
 from __future__ import annotations
 
 from sidecar.media import DecodeTarget, Frames, ImageInfo, MediaInfo, Source
-from sidecar.stages import ffmpeg, pillow
 from sidecar.stages.decode.audio import decode_audio
 from sidecar.stages.decode.image import decode_image
 
-__all__ = ["decode", "supported_formats"]
+__all__ = ["decode"]
 
 
 def decode(source: Source, info: MediaInfo, target: DecodeTarget) -> Frames:
     """Decodes `source`, whose facts probe found to be `info`, to what `target` asks for.
 
-    Pixels are uint8 [height, width, 3], upright RGB; Samples are float32 [channels, samples]. Both
-    are C-contiguous. CorruptMedia where the content is damaged, cut short, larger than the target
-    allows, or not what `info` says.
+    Pixels are uint8 [height, width, 3], upright RGB; Samples are float32 [channels, samples], at most
+    `target.max_seconds` of them. Both are C-contiguous. CorruptMedia where the content is damaged, cut
+    short, larger than the target allows, or not what `info` says.
     """
     if isinstance(info, ImageInfo):
         return decode_image(source, info, target)
     return decode_audio(source, info, target)
-
-
-def supported_formats() -> tuple[str, ...]:
-    """The formats that the libraries at hand decode, by their names in MediaInfo.format."""
-    return (*pillow.AVAILABLE, *ffmpeg.DEMUXERS)

@@ -25,11 +25,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from sidecar.errors import CorruptMedia
-from sidecar.media import DecodeTarget, ImageInfo, Pixels, Source
+from sidecar.media import SIDEWAYS, DecodeTarget, ImageInfo, Pixels, Source
 from sidecar.stages import pillow
-
-# EXIF orientations from here on swap the sides.
-_SWAPPED = 5
 
 
 def decode_image(source: Source, info: ImageInfo, target: DecodeTarget) -> Pixels:
@@ -57,7 +54,7 @@ def decode_image(source: Source, info: ImageInfo, target: DecodeTarget) -> Pixel
 def _header_size(image: Image.Image, info: ImageInfo) -> tuple[int, int]:
     """The upright size by the opened header. Pillow states TIFF's upright already."""
     width, height = image.size
-    swaps = info.orientation >= _SWAPPED and info.format != "tiff"
+    swaps = info.orientation in SIDEWAYS and info.format != "tiff"
     return (height, width) if swaps else (width, height)
 
 

@@ -11,7 +11,6 @@ error of gRPC leaving as itself, an answer whose bytes contradict its shape, or 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 from grpc import aio
 
+from sidecar.addresses import is_host_port, is_unix
 from sidecar.deadline import Deadline
 from sidecar.errors import SettingsError, UpstreamUnavailable, UpstreamUnimplemented
 from sidecar.stages.deliver import faults
@@ -37,15 +37,13 @@ from sidecar.stages.deliver.wire import (
 _Unary = aio.UnaryUnaryMultiCallable[bytes, bytes]
 _Stream = aio.StreamStreamMultiCallable[bytes, bytes]
 
-_ADDRESS = re.compile(r"unix:.+|(\[[0-9A-Fa-f:.%]+\]|[^\s:/]+):\d{1,5}")
-
 
 @dataclass(frozen=True, slots=True)
 class TritonConfig:
     """Where the model server is and how its connection is kept. Times are seconds, sizes bytes.
 
     `address` is "host:port" or "unix:path". `connect_timeout_s` bounds one attempt to connect and
-    `describe_timeout_s` one description; requests are bounded by their callers. `max_message_bytes` is
+    `describe_timeout_s` one description; requests are bounded by their callers. `message_bytes` is
     the largest message either way, by default Triton's own limit and gRPC's greatest.
     `reconnect_after_s` is the pause before the first new attempt when a connection could not be made,
     and `reconnect_within_s` the longest between two: by gRPC's own 1 and 120 a restarted server would
@@ -57,14 +55,14 @@ class TritonConfig:
     address: str
     connect_timeout_s: Annotated[float, Gt(0)] = 2.0
     describe_timeout_s: Annotated[float, Gt(0)] = 5.0
-    max_message_bytes: Annotated[int, Ge(1024), Le(2**31 - 1)] = 2**31 - 1
+    message_bytes: Annotated[int, Ge(1024), Le(2**31 - 1)] = 2**31 - 1
     reconnect_after_s: Annotated[float, Gt(0)] = 0.1
     reconnect_within_s: Annotated[float, Gt(0)] = 0.5
     keepalive_s: Annotated[float, Gt(0)] = 330.0
     keepalive_timeout_s: Annotated[float, Gt(0)] = 10.0
 
     def __post_init__(self) -> None:
-        if not _ADDRESS.fullmatch(self.address):
+        if not (is_host_port(self.address) or is_unix(self.address)):
             raise SettingsError(
                 f"`triton.address` has the value {self.address!r}: allowed are 'host:port' and 'unix:path'",
                 key="triton.address",
@@ -76,8 +74,8 @@ class TritonConfig:
     def channel_options(self) -> list[tuple[str, int | str]]:
         """The same as gRPC's channel arguments, whose times are milliseconds."""
         return [
-            ("grpc.max_send_message_length", self.max_message_bytes),
-            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.max_send_message_length", self.message_bytes),
+            ("grpc.max_receive_message_length", self.message_bytes),
             ("grpc.initial_reconnect_backoff_ms", _ms(self.reconnect_after_s)),
             ("grpc.max_reconnect_backoff_ms", _ms(self.reconnect_within_s)),
             # By its name a pause, by its effect the least time that an attempt to connect is given.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sidecar.media import ImageInfo, Source
+from sidecar.media import SIDEWAYS, ImageInfo, Source
 from sidecar.stages import pillow
 from sidecar.stages.probe import skeleton
 
@@ -24,9 +24,6 @@ _WALKS: dict[str, Callable[[bytes, str], skeleton.Skeleton]] = {
     "avif": skeleton.walk_bare,
 }
 
-# EXIF orientations from here on swap the sides.
-_SWAPPED = 5
-
 
 def probe_image(source: Source, name: str) -> ImageInfo:
     """Reads a picture of format `name` (sniff's answer) as far as its pixels begin."""
@@ -38,7 +35,7 @@ def _probe_by_pillow(source: Source, name: str) -> ImageInfo:
     with pillow.opened(found.head or source.data, name, source.label) as image:
         orientation = pillow.orientation(image)
         width, height = image.size
-        if name == "tiff" and orientation >= _SWAPPED:
+        if name == "tiff" and orientation in SIDEWAYS:
             # Pillow alone of all formats states the size of a TIFF as it will be once upright.
             width, height = height, width
         return ImageInfo(

@@ -2,7 +2,8 @@
 
 One table from magic bytes to the names in media.proto's MediaInfo.format, and one of what people
 send by mistake, so that the refusal can name it. Never looks at file names or declared types, never
-at more than the first bytes, and never guesses: what is in neither table is refused.
+at more than the first bytes (behind an ID3 tag, where there is one), and never guesses: what is in
+neither table is refused.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 
 from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import Source
-from sidecar.stages import ffmpeg
+from sidecar.stages import ffmpeg, pillow
 
-IMAGE_FORMATS = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
-AUDIO_FORMATS = ("wav", "flac", "mp3", "aac", "mp4", "ogg", "webm")
+IMAGE_FORMATS = tuple(pillow.PLUGINS)
+AUDIO_FORMATS = tuple(ffmpeg.DEMUXERS)
 
-_SUPPORTED = f"pictures as {', '.join(IMAGE_FORMATS)}; sound as {', '.join(AUDIO_FORMATS)}"
+# Of the formats known here, those that the libraries at hand decode.
+_SUPPORTED = f"pictures as {', '.join(pillow.AVAILABLE)}; sound as {', '.join(AUDIO_FORMATS)}"
 # All magic bytes of the tables below lie within this many bytes.
 _HEAD = 64
 

@@ -18,9 +18,9 @@ _Array = npt.NDArray[np.float32]
 
 # numpy adds eight and more neighbours in another order than fewer; see `mono`.
 _UNROLLED_FROM: Final = 8
-# How much more sound than is wanted the resampler must see so that what is wanted keeps its bits: its
-# filters reach some milliseconds. 0.1 s was enough from 8 to 192 kHz; a second is asked for.
-_MARGIN_S: Final = 1
+MARGIN_S: Final = 1
+"""How much more sound than is wanted the resampler must see so that what is wanted keeps its bits: its
+filters reach some milliseconds. 0.1 s was enough from 8 to 192 kHz; a second is asked for."""
 
 
 def to_wave(samples: _Array, rate: int, target: int, at_most: int | None = None) -> _Array:
@@ -30,7 +30,7 @@ def to_wave(samples: _Array, rate: int, target: int, at_most: int | None = None)
     looked at. The result may share memory with `samples`.
     """
     if at_most is not None:
-        samples = samples[:, : -(-at_most * rate // target) + _MARGIN_S * rate]
+        samples = samples[:, : -(-at_most * rate // target) + MARGIN_S * rate]
     return resample(mono(samples), rate, target)[:at_most]
 
 

@@ -114,8 +114,9 @@ def check_resized_size(target: Size) -> None:
     if found > MOST_RESIZED_BYTES:
         raise MediaTooLarge(
             f"the picture's aspect ratio is too extreme: resized to {target[1]}x{target[0]} (width x height) it"
-            f" would take {found} bytes, and {MOST_RESIZED_BYTES} are allowed; crop it before sending",
-            limit="resized_bytes",
+            f" would take {found} bytes, and {MOST_RESIZED_BYTES} are allowed, whatever the settings; crop it"
+            " before sending",
+            limit="resized_bytes (fixed)",
             allowed=MOST_RESIZED_BYTES,
             found=found,
         )

@@ -42,6 +42,7 @@ def test_a_label_that_agrees_passes(declared: str, info: MediaInfo) -> None:
         ("text/html", JPEG),
         ("audio/wav", M4A),
         ("jpeg", JPEG),
+        ("application/ogg", JPEG),
     ],
 )
 def test_a_label_that_contradicts_the_content_is_refused(declared: str, info: MediaInfo) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sidecar.errors import MediaTooLarge
-from sidecar.media import AudioInfo, ImageInfo, MediaInfo, Source
+from sidecar.media import AudioInfo, DecodeTarget, ImageInfo, MediaInfo, Source
 from sidecar.stages.admit.cost import predict
 from sidecar.stages.admit.limits import Limits
 
@@ -26,17 +28,20 @@ def sound(rate: int = 16_000, channels: int = 1, seconds: float | None = 1.0) ->
 @pytest.mark.parametrize(
     ("info", "limit", "found"),
     [
-        (picture(1001, 1000), "limits.image_pixels", "1.001e+06"),
+        (picture(1001, 1000), "limits.image_pixels", "1001000"),
         (picture(2001, 1), "limits.image_side", "2001"),
         (picture(1, 2001), "limits.image_side", "2001"),
         (sound(rate=96_000), "limits.audio_rate", "96000"),
         (sound(channels=3), "limits.audio_channels", "3"),
         (sound(seconds=60.5), "limits.audio_seconds", "60.5"),
+        (sound(rate=48_000, channels=2, seconds=30), "limits.decoded_bytes", "11520000"),
+        (picture(1000, 1000), "limits.decoded_bytes", "3000000"),
     ],
 )
 def test_what_passes_a_limit_is_refused_by_name(info: MediaInfo, limit: str, found: str) -> None:
+    limits = replace(LIMITS, decoded_bytes=2_999_999) if limit.endswith("decoded_bytes") else LIMITS
     with pytest.raises(MediaTooLarge) as refused:
-        LIMITS.check(SOURCE, info)
+        limits.check(SOURCE, info)
     assert refused.value.facts["limit"] == limit
     assert refused.value.facts["found"] == found
     assert refused.value.message.startswith("item 3 (cat.jpg) has ")
@@ -55,6 +60,39 @@ def test_encoded_bytes_have_a_limit_of_their_own() -> None:
 
 def test_a_sound_of_unknown_length_may_not_decode_past_the_limit() -> None:
     assert LIMITS.max_decoded_bytes(sound(seconds=None)) == 4 * 16_000 * 60
+
+
+def test_no_header_within_the_limits_asks_for_more_than_half_a_gibibyte() -> None:
+    claim = AudioInfo("flac", 1000, "flac", 192_000, 8, 3600.0)
+    with pytest.raises(
+        MediaTooLarge, match=r"22118400000 bytes once decoded and the limit `limits.decoded_b"
+    ):
+        Limits().check(SOURCE, claim)
+    for info in (claim, replace(claim, duration_s=None), picture(30_000, 30_000)):
+        assert Limits().max_decoded_bytes(info) == 512 * 1024 * 1024
+
+
+def test_a_sound_of_unknown_length_is_let_in_and_bounded_while_decoding() -> None:
+    """Its bytes could last for hours as speech, and seldom do."""
+    stream = AudioInfo("webm", 4_000_000, "opus", 48_000, 2, None)
+    Limits().check(SOURCE, stream)
+    assert predict(stream).decoded_bytes > Limits().max_decoded_bytes(stream)
+
+
+def test_only_what_a_recipe_wants_decoded_counts() -> None:
+    hour, heard = AudioInfo("mp3", 57_600_000, "mp3", 44_100, 2, 3600.0), DecodeTarget(max_seconds=31)
+    with pytest.raises(MediaTooLarge, match=r"`limits\.decoded_bytes`"):
+        Limits().check(SOURCE, hour)
+    Limits().check(SOURCE, hour, heard)
+    assert predict(hour, heard) == predict(replace(hour, duration_s=31.0))
+    assert predict(sound(seconds=1), heard) == predict(sound(seconds=1))
+    resampled = DecodeTarget(rate=16_000)
+    assert predict(hour, resampled).decoded_bytes == 4 * 16_000 * 3600
+    assert Limits().max_decoded_bytes(sound(rate=8_000), resampled) == 4 * 16_000 * 3600
+
+
+def test_an_item_larger_than_a_message_fits_into_an_upload() -> None:
+    assert 64 * 1024 * 1024 < Limits().media_bytes <= Limits().upload_bytes
 
 
 def test_cost_grows_with_pixels_and_seconds() -> None:

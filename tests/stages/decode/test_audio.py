@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import threading
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +171,68 @@ def test_decoding_stops_at_the_memory_that_the_target_allows(rate: int | None) -
     assert _decoded(silence, DecodeTarget(rate=rate, max_decoded_bytes=whole)).array.nbytes == whole
     with pytest.raises(CorruptMedia, match="goes on past the 1000000 bytes"):
         _decoded(silence, DecodeTarget(rate=rate, max_decoded_bytes=1_000_000))
+
+
+@pytest.mark.parametrize("name", corpus.SOUNDS)
+@pytest.mark.parametrize("rate", [None, 16000])
+@pytest.mark.parametrize("seconds", [1e-9, 0.1, 0.25, 60.0])
+def test_the_start_of_a_sound_has_the_bits_of_the_whole(name: str, rate: int | None, seconds: float) -> None:
+    whole = _decoded(corpus.source(name), DecodeTarget(rate=rate))
+    start = _decoded(corpus.source(name), DecodeTarget(rate=rate, max_seconds=seconds))
+    wanted = min(whole.array.shape[1], max(1, math.ceil(seconds * whole.rate)))
+    assert start.array.flags.c_contiguous
+    np.testing.assert_array_equal(whole.array[:, :wanted], start.array)
+
+
+def test_a_start_of_several_blocks_has_the_bits_of_the_whole() -> None:
+    """31 s at 44.1 kHz are three blocks, which are other ones than those of the whole."""
+    source = Source(_tone(40, "libmp3lame", "mp3"))
+    whole, start = _decoded(source), _decoded(source, DecodeTarget(max_seconds=31))
+    assert start.array.shape == (1, 31 * 44_100)
+    np.testing.assert_array_equal(whole.array[:, : 31 * 44_100], start.array)
+
+
+@pytest.mark.parametrize("name", ["cut.wav", "cut.flac", "cut.mp3"])
+def test_what_lies_behind_the_wanted_start_is_not_blamed(name: str) -> None:
+    assert _decoded(corpus.source(name), DecodeTarget(max_seconds=0.05)).array.shape[1] > 0
+    with pytest.raises(CorruptMedia):
+        _decoded(corpus.source(name), DecodeTarget(max_seconds=60))
+
+
+def test_damage_in_the_wanted_start_is_corrupt_media() -> None:
+    data = bytearray(_tone(20, "libmp3lame", "mp3"))
+    for at in range(len(data) // 10, len(data), 4000):
+        data[at : at + 1500] = bytes(at * k % 251 for k in range(1500))
+    with pytest.raises(CorruptMedia, match="packets cannot be decoded"):
+        _decoded(Source(bytes(data)), DecodeTarget(max_seconds=10))
+
+
+@pytest.mark.parametrize("claim", [None, 0.001, 21.0, 1e6])
+def test_samples_do_not_depend_on_the_length_that_was_made_room_for(claim: float | None) -> None:
+    """Nothing, too little, enough and far too much; each row has to be found and moved."""
+    stored = np.random.default_rng(4).integers(-(2**15), 2**15, (20 * 48_000, 3), np.int16)
+    source = Source(_wav(stored, 48_000), label="noise")
+    # WAV's own claim would be checked against this one: its data chunk is made to claim nothing.
+    at = source.data.index(b"data") + 4
+    source = Source(source.data[:at] + b"\xff" * 4 + source.data[at + 4 :], label="noise")
+    info = probe(source)
+    assert isinstance(info, AudioInfo)
+    found = decode(source, replace(info, duration_s=claim), DecodeTarget(max_decoded_bytes=1 << 30))
+    assert found.array.flags.c_contiguous
+    np.testing.assert_array_equal(found.array, stored.T / np.float32(2**15))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_decoding_takes_little_more_memory_than_the_sound(channels: int) -> None:
+    source = Source(_wav(np.zeros((150 * 48_000, channels), "<i2"), 48_000))
+    info = probe(source)
+    tracemalloc.start()
+    try:
+        found = decode(source, info, DecodeTarget(max_decoded_bytes=1 << 30))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.25 * found.array.nbytes
 
 
 def test_a_streamed_wav_states_no_length() -> None:

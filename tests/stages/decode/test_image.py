@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import DecodeTarget, ImageInfo, Pixels, Source
 from sidecar.stages import pillow
-from sidecar.stages.decode import decode, supported_formats
-from sidecar.stages.probe import AUDIO_FORMATS, IMAGE_FORMATS, probe
+from sidecar.stages.decode import decode
+from sidecar.stages.probe import probe
 from tests import corpus
 
 
@@ -111,10 +111,6 @@ def test_a_format_that_pillow_was_built_without_names_what_to_install() -> None:
         pytest.raises(UnsupportedMedia, match="install a Pillow wheel with avif support"),
     ):
         decode(source, info, DecodeTarget())
-
-
-def test_supported_formats_are_those_that_probe_knows() -> None:
-    assert set(supported_formats()) == {*IMAGE_FORMATS, *AUDIO_FORMATS}
 
 
 def test_answers_do_not_depend_on_the_filters_of_warnings() -> None:

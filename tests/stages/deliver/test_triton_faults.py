@@ -404,7 +404,7 @@ async def test_a_model_that_cannot_be_described_keeps_the_reason(
 
 
 async def test_a_message_larger_than_allowed_is_not_sent(server: ScriptedServer) -> None:
-    upstream = TritonUpstream(TritonConfig(server.address, max_message_bytes=1024))
+    upstream = TritonUpstream(TritonConfig(server.address, message_bytes=1024))
     with pytest.raises(UpstreamRejected, match="larger than max"):
         await upstream.infer(
             Call("clip", (Tensor("x", DataType.UINT8, (2048,), bytes(2048)),)), Deadline.after(SOON)

@@ -6,6 +6,7 @@ import pytest
 
 from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import Source
+from sidecar.stages import pillow
 from sidecar.stages.probe import AUDIO_FORMATS, IMAGE_FORMATS, sniff
 from tests import corpus
 
@@ -64,7 +65,14 @@ def test_a_refusal_says_what_came_and_what_is_taken(data: bytes, expected: str) 
     with pytest.raises(UnsupportedMedia) as refusal:
         sniff(Source(data, label="item 3 (cat)"))
     assert refusal.value.message.startswith(f"item 3 (cat) is {expected},")
-    assert all(name in refusal.value.message for name in (*IMAGE_FORMATS, *AUDIO_FORMATS))
+    assert refusal.value.message.endswith(
+        f"send pictures as {', '.join(pillow.AVAILABLE)}; sound as {', '.join(AUDIO_FORMATS)}"
+    )
+
+
+def test_the_formats_are_those_of_the_corpus() -> None:
+    assert {picture.format for picture in corpus.PICTURES.values()} == set(IMAGE_FORMATS)
+    assert {sound.format for sound in corpus.SOUNDS.values()} == set(AUDIO_FORMATS)
 
 
 def test_nothing_at_all_is_corrupt() -> None:
