@@ -15,6 +15,7 @@ from sidecar.deadline import Deadline
 from sidecar.errors import InvalidRequest, UpstreamUnavailable, WrongItemCount, WrongModality, WrongStream
 from sidecar.media import DataType, Modality, Tensor
 from sidecar.recipes.recipe import Recipe
+from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.bindings import Binding, Grouping
 from sidecar.stages.deliver.inputs import check_inputs, check_outputs
 from sidecar.stages.deliver.parameters import check_parameters
@@ -82,8 +83,8 @@ class Accepted:
         return self.asked.all_or_nothing or together
 
 
-def accept(asked: Asked, model: ServedModel, *, has_model_server: bool, most_items: int) -> Accepted:
-    """Checks a call against its model. `most_items` bounds the items of any request.
+def accept(asked: Asked, model: ServedModel, *, has_model_server: bool, limits: Limits) -> Accepted:
+    """Checks a call against its model and the limits.
 
     Raises WrongItemCount, WrongModality, WrongStream, InvalidInput, InvalidRequest, or what keeps the
     model from being asked.
@@ -92,7 +93,8 @@ def accept(asked: Asked, model: ServedModel, *, has_model_server: bool, most_ite
         raise InvalidRequest(
             "no model server is configured here, only Preprocess works: set `triton.address`", field="model"
         )
-    _check_count(asked, model, most_items)
+    _check_count(asked, model, limits.items)
+    _check_inputs_bytes(asked, limits)
     delivery = None if asked.verb is Verb.PREPROCESS else _delivery(asked, model)
     data_types = _data_types(asked, model, has_model_server=has_model_server)
     return Accepted(asked, model, model.recipe, data_types, delivery)
@@ -139,6 +141,20 @@ def _check_count(asked: Asked, model: ServedModel, most_items: int) -> None:
             field="media",
             found=asked.items,
             allowed=f"{fewest} to {most}",
+        )
+
+
+def _check_inputs_bytes(asked: Asked, limits: Limits) -> None:
+    times = max(1, asked.items)
+    found = times * sum(tensor.nbytes for tensor in asked.inputs)
+    if found > limits.inputs_bytes:
+        raise InvalidRequest(
+            f"the plain inputs go along with each of {times} items, {found} bytes in all, and the limit "
+            f"`limits.inputs_bytes` is {limits.inputs_bytes}: send fewer items at once, or raise the limit",
+            field="inputs",
+            limit="limits.inputs_bytes",
+            allowed=limits.inputs_bytes,
+            found=found,
         )
 
 

@@ -41,6 +41,15 @@ from __future__ import annotations
 
 from typing import ClassVar, Self, final
 
+# Messages quote callers, who can be long-winded, and travel in gRPC trailers, up to three times and
+# escaped, where clients take 8 to 16 KiB in all. Characters.
+MOST_OF_A_MESSAGE = 1024
+MOST_OF_A_FACT = 256
+
+
+def _clipped(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
 
 class SidecarError(Exception):
     """Root of the tree. `message` is public: what was wrong, with which item, and what to do.
@@ -53,9 +62,22 @@ class SidecarError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, **facts: object) -> None:
-        super().__init__(message)
-        self.message = message
-        self.facts = {key: str(value) for key, value in facts.items()}
+        self.message = _clipped(message, MOST_OF_A_MESSAGE)
+        super().__init__(self.message)
+        self.facts = {key: _clipped(str(value), MOST_OF_A_FACT) for key, value in facts.items()}
+
+    def bare(self) -> Self:
+        """The error as a value, to be kept: without the frames that raised it and all that they hold.
+
+        A kept traceback ties the error, its frames and the media in them into a knot that only the
+        garbage collector unties, late.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
+
+    def again(self) -> Self:
+        """A fresh copy to raise, where this one is kept."""
+        return type(self)(self.message, **self.facts)
 
     def of(self, label: str) -> Self:
         """The same error, told of the item with that label."""

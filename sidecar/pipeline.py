@@ -20,6 +20,7 @@ from sidecar.errors import (
     CapacityError,
     DeadlineExceeded,
     InternalError,
+    Overloaded,
     SidecarError,
     UpstreamError,
     WrongModality,
@@ -72,12 +73,14 @@ class Walk:
     """A call on its way: its clock, its items, and what came back. What it holds is true at any moment,
     so that a call that fails can be observed as well as one that succeeds.
 
-    `outputs` are the model's where they belong to no one item; `model` and `version` say who answered;
+    `output_bytes` foretells the memory of all items' tensors; `outputs` are the model's where they belong
+    to no one item; `model` and `version` say who answered;
     `first_output_ns` is the time from hand-over to the first response of a stream, 0 until there is one.
     """
 
     timeline: Timeline = field(default_factory=Timeline)
     items: list[Item] = field(default_factory=list)
+    output_bytes: int = 0
     outputs: tuple[Tensor, ...] = ()
     model: str = ""
     version: str = ""
@@ -96,6 +99,7 @@ class Pipeline:
         self._gate = gate
         self._workers = workers
         self._upstream = upstream
+        self._delivering_bytes = 0
 
     @property
     def limits(self) -> Limits:
@@ -110,7 +114,7 @@ class Pipeline:
             asked,
             self._catalogue.get(asked.model),
             has_model_server=self._upstream is not None,
-            most_items=self._limits.items,
+            limits=self._limits,
         )
         if accepted.modality is not None:
             self._gate.check(accepted.modality, asked.items)
@@ -133,12 +137,12 @@ class Pipeline:
         await self._prepare(accepted, received, walk)
         for item in walk.items:
             if item.problem is not None:
-                raise item.problem
+                raise item.problem.again()
         yield None
         delivery = _delivery(accepted)
         (batch,) = batches(delivery.binding, [item.tensors for item in walk.items], delivery.plain)
         call = _call(accepted, batch)
-        with self._watching(accepted.model):
+        with self._watching(accepted.model), self._under_way(call):
             async with aclosing(self._model_server().stream(call, accepted.asked.deadline)) as answers:
                 while True:
                     # Only the wait for the model server counts as deliver, not our reader's own pace.
@@ -161,8 +165,8 @@ class Pipeline:
             walk.items[:] = [Item() for _ in received]
             await _side_by_side(
                 [
-                    self._prepare_or_blame(index, item, source, accepted, places)
-                    for index, (item, source) in enumerate(zip(walk.items, received, strict=True))
+                    self._prepare_or_blame(index, one, accepted, places, walk)
+                    for index, one in enumerate(received)
                 ]
             )
         finally:
@@ -170,18 +174,19 @@ class Pipeline:
             walk.timeline.include(max(walk.items, key=lambda item: item.ready_ns).timeline.spent)
 
     async def _prepare_or_blame(
-        self, index: int, item: Item, received: Received, accepted: Accepted, places: Places
+        self, index: int, received: Received, accepted: Accepted, places: Places, walk: Walk
     ) -> None:
         """Prepares an item, or leaves it with its problem; raises what concerns the whole call."""
+        item = walk.items[index]
         try:
             if isinstance(received, SidecarError):
                 raise received  # noqa: TRY301 - it is told like any other problem of an item
-            await self._prepare_item(item, received, accepted, places)
+            await self._prepare_item(item, received, accepted, places, walk)
         except (DeadlineExceeded, CapacityError):
             item.finish()
             raise
         except SidecarError as problem:
-            item.problem = problem
+            item.problem = problem.bare()
         except Exception:
             log.exception("preparing item %d for model %s failed", index, accepted.model.name)
             item.problem = InternalError(f"item {index} could not be prepared: a fault of the server")
@@ -189,9 +194,11 @@ class Pipeline:
         if item.problem is not None:
             item.problem.facts.setdefault("item", str(index))
             if accepted.fails_as_one:
-                raise item.problem
+                raise item.problem.again()
 
-    async def _prepare_item(self, item: Item, source: Source, accepted: Accepted, places: Places) -> None:
+    async def _prepare_item(
+        self, item: Item, source: Source, accepted: Accepted, places: Places, walk: Walk
+    ) -> None:
         recipe = accepted.recipe
         assert recipe is not None  # noqa: S101 - a call without media has no items
         try:
@@ -204,6 +211,7 @@ class Pipeline:
             item.cost = predict(item.info, wanted)
             most = self._limits.max_decoded_bytes(item.info, wanted)
             item.output_bytes = recipe.output_bytes(item.info, accepted.data_types)
+            walk.output_bytes += self._limits.take_output(source, walk.output_bytes, item.output_bytes)
         except SidecarError:
             places.forgo()
             raise
@@ -232,15 +240,15 @@ class Pipeline:
         async def ask(batch: Batch) -> None:
             members = [good[place] for place in batch.rows]
             try:
-                with self._watching(accepted.model):
-                    call = _call(accepted, batch)
+                call = _call(accepted, batch)
+                with self._watching(accepted.model), self._under_way(call):
                     answer = await self._model_server().infer(call, accepted.asked.deadline)
                     outputs = rows_of(delivery.binding, batch, answer)
             except UpstreamError as problem:
                 if accepted.fails_as_one or not each:
                     raise
                 for item in members:
-                    item.problem = problem
+                    item.problem = problem.bare()
                 return
             walk.model, walk.version = answer.model, answer.version
             if not each:
@@ -252,11 +260,29 @@ class Pipeline:
         await _side_by_side([ask(batch) for batch in batches(delivery.binding, rows, delivery.plain)])
         if walk.items and all(isinstance(item.problem, UpstreamError) for item in walk.items):
             # Nothing of the call succeeded, and not for any item's sake: a retry of the call may.
-            raise walk.items[0].problem or InternalError("an item has no problem after all")
+            problems = (item.problem for item in walk.items if item.problem is not None)
+            raise next(problems).again()
 
     def _model_server(self) -> Upstream:
         assert self._upstream is not None  # noqa: S101 - checked at the door
         return self._upstream
+
+    @contextmanager
+    def _under_way(self, call: Call) -> Iterator[None]:
+        """Bounds what waits for the model server, which may have stopped answering: Overloaded past it."""
+        size = sum(tensor.nbytes for tensor in call.inputs)
+        if self._delivering_bytes and self._delivering_bytes + size > self._limits.delivering_bytes:
+            raise Overloaded(
+                f"tensors of {self._delivering_bytes} bytes wait for the model server and "
+                f"`limits.delivering_bytes` is {self._limits.delivering_bytes}: try again after the hinted time",
+                # A model server that works takes tensors up in far less; out of the air.
+                retry_after_s=1.0,
+            )
+        self._delivering_bytes += size
+        try:
+            yield
+        finally:
+            self._delivering_bytes -= size
 
     @contextmanager
     def _watching(self, model: ServedModel) -> Iterator[None]:
@@ -305,3 +331,6 @@ async def _side_by_side(works: Sequence[Coroutine[Any, Any, None]]) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+    finally:
+        # This frame goes along with what is raised, and the tasks hold what is raised.
+        tasks.clear()

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
-from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from sidecar.edge import respond
-from sidecar.errors import CallCancelled, InternalError, ShuttingDown, SidecarError
+from sidecar.errors import CallCancelled, InternalError, InvalidRequest, ShuttingDown, SidecarError
 from sidecar.observe.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -29,13 +30,27 @@ _ALWAYS_SERVED = ("/grpc.health.v1.", "/grpc.reflection.")
 
 
 # By (request streams, response streams): where a handler keeps its method, what makes one anew, and
-# whether the method gives many responses.
-_KINDS: Mapping[tuple[bool, bool], tuple[str, Callable[..., grpc.RpcMethodHandler[Any, Any]], bool]] = {
-    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler, False),
-    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler, False),
-    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler, True),
-    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler, True),
+# whether it takes many messages and gives many.
+_KINDS: Mapping[tuple[bool, bool], tuple[str, Callable[..., grpc.RpcMethodHandler[Any, Any]], bool, bool]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler, False, False),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler, True, False),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler, False, True),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler, True, True),
 }
+
+
+def _parsed(raw: bytes, parse: Callable[[bytes], Any]) -> Any:  # noqa: ANN401 - any message
+    try:
+        return parse(raw)
+    except DecodeError as error:
+        raise InvalidRequest(
+            "the message is not one of multimodal.v1: generate your client from its protos", field=""
+        ) from error
+
+
+async def _parsed_all(raws: AsyncIterator[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for raw in raws:
+        yield _parsed(raw, parse)
 
 
 class Arounds(grpc.aio.ServerInterceptor):
@@ -59,26 +74,28 @@ class Arounds(grpc.aio.ServerInterceptor):
         return self._wrapped[method]
 
     def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
-        codec = (handler.request_deserializer, handler.response_serializer)
+        name, make, takes, gives = _KINDS[bool(handler.request_streaming), bool(handler.response_streaming)]
+        behaviour, parse = getattr(handler, name), handler.request_deserializer
+        if parse is None:
+            return handler
 
-        async def one(
-            behaviour: Callable[[object, Context], Awaitable[object]], message: object, context: Context
-        ) -> object:
+        def request_of(raw: Any) -> Any:  # noqa: ANN401 - bytes, or a stream of them
+            return _parsed_all(raw, parse) if takes else _parsed(raw, parse)
+
+        async def one(raw: object, context: Context) -> object:
             async with self._entered(method, context):
-                return await behaviour(message, context)
+                return await behaviour(request_of(raw), context)
 
-        async def many(
-            behaviour: Callable[[object, Context], AsyncGenerator[object, None]],
-            message: object,
-            context: Context,
-        ) -> AsyncIterator[object]:
-            async with self._entered(method, context), aclosing(behaviour(message, context)) as responses:
+        async def many(raw: object, context: Context) -> AsyncIterator[object]:
+            async with (
+                self._entered(method, context),
+                aclosing(behaviour(request_of(raw), context)) as responses,
+            ):
                 async for response in responses:
                     yield response
 
-        name, make, streams = _KINDS[bool(handler.request_streaming), bool(handler.response_streaming)]
-        # `partial` and not a lambda: gRPC looks whether a method is asynchronous before it calls it.
-        return make(partial(many if streams else one, getattr(handler, name)), *codec)
+        # Requests come as bytes and are parsed inside the stack, where a malformed one has its status.
+        return make(many if gives else one, None, handler.response_serializer)
 
     @asynccontextmanager
     async def _entered(self, method: str, context: Context) -> AsyncIterator[None]:
@@ -127,15 +144,22 @@ class Drain:
 @asynccontextmanager
 async def errors_to_status(method: str, context: Context) -> AsyncIterator[None]:
     """Turns what the call raises into its documented status. A caller never sees a stack trace."""
+    failure: SidecarError
     try:
         yield
     except SidecarError as error:
-        await respond.abort(context, error)
+        # The frames below have ended, and context managers among them hold the error that holds them.
+        traceback.clear_frames(error.__traceback__)
+        failure = error.bare()
     except (grpc.aio.AbortError, asyncio.CancelledError):
         raise
     except Exception:
         log.exception("%s failed", method)
-        await respond.abort(context, InternalError("a fault of the server; its log tells more"))
+        failure = InternalError("a fault of the server; its log tells more")
+    else:
+        return
+    # Out of the handler, so that the abort does not carry the error, its frames and their media along.
+    await respond.abort(context, failure)
 
 
 def count_calls(metrics: Metrics) -> Around:
@@ -150,7 +174,8 @@ def count_calls(metrics: Metrics) -> Around:
             except SidecarError as error:
                 call.reason = error.reason
                 raise
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, GeneratorExit):
+                # A stream whose caller left is ended where it last gave something, as a closed generator.
                 call.reason = CallCancelled.reason
                 raise
 

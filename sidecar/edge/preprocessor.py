@@ -19,6 +19,7 @@ from sidecar.deadline import Deadline
 from sidecar.edge import receive, respond
 from sidecar.edge.interceptors import Context
 from sidecar.entry import Accepted, Verb
+from sidecar.errors import CallCancelled
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.timings import Stage
 from sidecar.pipeline import Pipeline, Received, Walk
@@ -54,7 +55,8 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
     ) -> pb.PreprocessResponse:
         request = await receive.first_part(request_iterator, self._uploads, pb.PreprocessRequest)
         with self._visit(Verb.PREPROCESS, request, context) as visit:
-            return await self._preprocess(visit, await self._uploaded(visit, request, request_iterator))
+            received = await self._uploaded(visit, request, request_iterator, context)
+            return await self._preprocess(visit, received)
 
     async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:  # noqa: N802 - the contract's name
         with self._visit(Verb.INFER, request, context) as visit:
@@ -65,7 +67,8 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
     ) -> pb.InferResponse:
         request = await receive.first_part(request_iterator, self._uploads, pb.InferRequest)
         with self._visit(Verb.INFER, request, context) as visit:
-            return await self._infer(visit, await self._uploaded(visit, request, request_iterator))
+            received = await self._uploaded(visit, request, request_iterator, context)
+            return await self._infer(visit, received)
 
     async def InferStream(  # noqa: N802 - the contract's name
         self, request: pb.InferRequest, context: Context
@@ -80,7 +83,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
     ) -> AsyncIterator[pb.InferStreamResponse]:
         request = await receive.first_part(request_iterator, self._uploads, pb.InferRequest)
         with self._visit(Verb.INFER_STREAM, request, context) as visit:
-            received = await self._uploaded(visit, request, request_iterator)
+            received = await self._uploaded(visit, request, request_iterator, context)
             async with aclosing(self._stream(visit, received)) as events:
                 async for event in events:
                     yield event
@@ -119,12 +122,20 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
             return received
 
     async def _uploaded(
-        self, visit: _Visit, request: receive.RequestMessage, parts: AsyncIterator[receive.UploadPart]
+        self,
+        visit: _Visit,
+        request: receive.RequestMessage,
+        parts: AsyncIterator[receive.UploadPart],
+        context: Context,
     ) -> list[Received]:
         assembly = receive.Assembly(request.media, self._pipeline.limits, self._uploads)
         try:
             with visit.walk.timeline.measure(Stage.RECEIVE):
-                return await receive.collect(parts, assembly, self._uploads)
+                received = await receive.collect(parts, assembly, self._uploads)
+                # gRPC ends the stream of a caller who left as it ends one that is complete.
+                if context.cancelled():
+                    raise CallCancelled("the caller left before the upload was complete")
+                return received
         finally:
             assembly.close()
 

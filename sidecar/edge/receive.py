@@ -32,6 +32,8 @@ _DATA_TYPES: Mapping[int, DataType] = {
 }
 # A name is echoed in messages and logs, so only so much of it.
 _MOST_OF_A_NAME = 64
+# Inputs, outputs or parameters of a call: far more than any model has. Out of the air.
+_MOST_OF_A_KIND = 256
 
 
 class UploadPart(Protocol):
@@ -73,6 +75,7 @@ def asked(verb: Verb, message: RequestMessage, deadline: Deadline) -> Asked:
     """What is asked, all but the media. Raises InvalidRequest where the message is malformed."""
     if not message.model:
         raise InvalidRequest("the request names no model: set `model`", field="model")
+    _check_counts(message)
     if isinstance(message, preprocessor_pb2.PreprocessRequest):
         return Asked(
             verb=verb,
@@ -81,7 +84,7 @@ def asked(verb: Verb, message: RequestMessage, deadline: Deadline) -> Asked:
             deadline=deadline,
             all_or_nothing=message.all_or_nothing,
             request_id=message.request_id,
-            data_type=_DATA_TYPES.get(message.data_type),
+            data_type=_wanted_type(message.data_type),
         )
     return Asked(
         verb=verb,
@@ -94,6 +97,28 @@ def asked(verb: Verb, message: RequestMessage, deadline: Deadline) -> Asked:
         request_id=message.request_id,
         parameters={name: _parameter(name, value) for name, value in message.parameters.items()},
     )
+
+
+def _check_counts(message: RequestMessage) -> None:
+    """Before anything is made of them: a few megabytes can name millions of inputs or parameters."""
+    for field in ("inputs", "outputs", "parameters"):
+        count = len(getattr(message, field, ()))
+        if count > _MOST_OF_A_KIND:
+            raise InvalidRequest(
+                f"the request brings {count} {field}, and {_MOST_OF_A_KIND} are allowed: leave out what the "
+                "model does not take",
+                field=field,
+            )
+
+
+def _wanted_type(number: int) -> DataType | None:
+    if number == media_pb2.DATA_TYPE_UNSPECIFIED:
+        return None
+    if number not in _DATA_TYPES:
+        raise InvalidRequest(
+            f"`data_type` {number} is not known here: use one of the contract's", field="data_type"
+        )
+    return _DATA_TYPES[number]
 
 
 def inline(media: Sequence[media_pb2.Media], limits: Limits) -> list[Received]:
@@ -239,7 +264,7 @@ def _tensor(message: media_pb2.Tensor) -> Tensor:
     data_type = _DATA_TYPES.get(message.data_type)
     if data_type is None:
         raise InvalidRequest(
-            f"input {message.name!r} states no data type: set `data_type`",
+            f"input {message.name[:_MOST_OF_A_NAME]!r} states no data type known here: set `data_type`",
             field=f"inputs[{message.name}].data_type",
         )
     return Tensor(message.name, data_type, tuple(message.shape), message.data)

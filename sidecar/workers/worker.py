@@ -56,7 +56,7 @@ def work(job: Job) -> Done:
     try:
         tensors = _walk(job, timeline)
     except SidecarError as error:
-        problem = error
+        problem = error.bare()
     except Exception:
         log.exception("preparing %s as %s failed", job.info.format, job.recipe.processor)
         problem = InternalError(

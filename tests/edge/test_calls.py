@@ -245,7 +245,7 @@ class TestUploads:
 
     def test_a_silent_upload_is_ended_and_holds_nobody_up(self) -> None:
         with running(
-            {"clip": "clip-vit-base-patch32"}, None, "server.upload_idle_s=0.2", "gate.max_queued=1"
+            {"clip": "clip-vit-base-patch32"}, None, "server.upload_idle_s=0.5", "gate.max_queued=2"
         ) as one:
             released = threading.Event()
 
@@ -254,7 +254,8 @@ class TestUploads:
                 released.wait(10)
 
             with grpc.insecure_channel(one.address) as channel:
-                call = preprocessor_pb2_grpc.PreprocessorStub(channel).PreprocessUpload.future(silent())
+                stub = preprocessor_pb2_grpc.PreprocessorStub(channel)
+                call, _ = (stub.PreprocessUpload.future(silent()) for _ in range(2))
                 with Client(one.address) as client:
                     assert client.preprocess("clip", picture()).tensor().shape == (3, 224, 224)
                 with pytest.raises(grpc.RpcError) as silent_too_long:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import gc
 import gzip
 import io
 import socket
@@ -17,6 +19,7 @@ from multimodal.v1 import media_pb2, preprocessor_pb2, preprocessor_pb2_grpc
 from PIL import Image
 
 from inference_client import Client
+from sidecar.media import Source
 from sidecar.stages.admit.gate import GateConfig
 from tests.running import Running, running
 
@@ -223,3 +226,72 @@ class Abandoned:
 
     def end(self) -> None:
         self._ended.set_result(None)
+
+
+def raw(sidecar: Running, method: str, message: bytes) -> grpc.RpcError:
+    with grpc.insecure_channel(sidecar.address) as channel, pytest.raises(grpc.RpcError) as refused:
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+            f"/multimodal.v1.Preprocessor/{method}"
+        )
+        call(message, timeout=PATIENCE_S)
+    return refused.value
+
+
+@pytest.mark.parametrize("message", [b"\xff\xff\xff\xff\x01", b"\x0a\x02\xff\xfe", b"\x12\x7f"])
+@pytest.mark.parametrize("method", ["Preprocess", "Infer", "GetModel"])
+def test_what_is_no_message_of_the_contract_is_an_invalid_request(
+    attacked: Running, method: str, message: bytes
+) -> None:
+    refused = raw(attacked, method, message)
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "DecodeError" not in str(refused.details())
+
+
+def test_a_name_of_a_megabyte_is_refused_with_its_reason(attacked: Running) -> None:
+    refused = raw(
+        attacked, "GetModel", preprocessor_pb2.GetModelRequest(model="\u00e9" * 500_000).SerializeToString()
+    )
+    assert refused.code() is grpc.StatusCode.NOT_FOUND
+    assert "grpc-status-details-bin" in {datum.key for datum in refused.trailing_metadata()}
+
+
+def test_a_million_parameters_are_not_taken_apart(attacked: Running) -> None:
+    request = preprocessor_pb2.InferRequest(model="clip")
+    for number in range(1000):
+        request.parameters[f"p{number}"].int64_value = number
+    refused = raw(attacked, "Infer", request.SerializeToString())
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "1000 parameters" in str(refused.details())
+
+
+@pytest.mark.parametrize("all_or_nothing", [False, True])
+def test_refused_media_is_let_go_of_at_once(attacked: Running, stub: Stub, *, all_or_nothing: bool) -> None:
+    request = asking(*[picture()[:60]] * 4)
+    request.all_or_nothing = all_or_nothing
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            with contextlib.suppress(grpc.RpcError):
+                stub.Preprocess(request)
+        with Client(attacked.address) as client:
+            client.preprocess("clip", picture())
+        kept = sum(isinstance(each, Source) for each in gc.get_objects())
+    finally:
+        gc.enable()
+    # The last call's own may still be on their way out.
+    assert kept <= 1
+
+
+def test_tensors_of_a_call_pass_no_limit_together() -> None:
+    one = 3 * 224 * 224 * 4
+    with (
+        running(MODELS, None, f"limits.output_bytes={2 * one}") as sidecar,
+        Client(sidecar.address) as client,
+    ):
+        results = client.preprocess("clip", [picture()] * 3)
+        assert sorted(str(item.problem.reason if item.problem else "OK") for item in results) == [
+            "MEDIA_TOO_LARGE",
+            "OK",
+            "OK",
+        ]

@@ -25,8 +25,11 @@ _WHOLE = DecodeTarget()
 class Limits:
     """The most that one item, and one request, may bring.
 
-    `items` counts media items of a request; `media_bytes` is bytes of an encoded item and
-    `upload_bytes` of all items of an upload; `decoded_bytes` is bytes of an item once decoded (3 a pixel,
+    `items` counts media items of a request; `inputs_bytes` is bytes of its plain inputs, times the items
+    that they go along with; `output_bytes` is bytes of the tensors made from its media, and
+    `delivering_bytes` of all tensors that wait for the model server, over all calls; `media_bytes` is
+    bytes of an encoded item and `upload_bytes` of all items of an upload;
+    `decoded_bytes` is bytes of an item once decoded (3 a pixel,
     4 a sample of a channel, as far as the recipe wants it decoded); `image_pixels` is width × height and
     `image_side` the longer of them; `audio_seconds` is seconds, `audio_channels` a count and `audio_rate`
     hertz. The defaults are out of the air but for three: `media_bytes` is more than a message holds, so
@@ -36,6 +39,9 @@ class Limits:
     """
 
     items: Annotated[int, Ge(1)] = 64
+    inputs_bytes: Annotated[int, Ge(1)] = 64 * 1024 * 1024
+    output_bytes: Annotated[int, Ge(1)] = 512 * 1024 * 1024
+    delivering_bytes: Annotated[int, Ge(1)] = 1024 * 1024 * 1024
     media_bytes: Annotated[int, Ge(1)] = 256 * 1024 * 1024
     upload_bytes: Annotated[int, Ge(1)] = 512 * 1024 * 1024
     decoded_bytes: Annotated[int, Ge(1)] = 512 * 1024 * 1024
@@ -44,6 +50,18 @@ class Limits:
     audio_seconds: Annotated[float, Gt(0)] = 3_600.0
     audio_channels: Annotated[int, Ge(1)] = 8
     audio_rate: Annotated[int, Ge(1)] = 192_000
+
+    def take_output(self, source: Source, taken: int, wanted: int) -> int:
+        """`wanted` bytes of tensors, where the call's items have `taken` bytes already. Raises MediaTooLarge."""
+        if taken + wanted > self.output_bytes:
+            raise MediaTooLarge(
+                f"{source.label} becomes tensors of {wanted} bytes, with which the call's pass the limit "
+                f"`limits.output_bytes` {self.output_bytes}: send fewer or smaller items at once, or raise the limit",
+                limit="limits.output_bytes",
+                allowed=self.output_bytes,
+                found=taken + wanted,
+            )
+        return wanted
 
     def check_size(self, encoded_bytes: int, label: str) -> None:
         """Raises MediaTooLarge when an item's encoded bytes pass the limit."""

@@ -132,8 +132,13 @@ def of_kind(kind: type[Leaf], words: str, model: str, **facts: object) -> Leaf:
     return kind(f"{what} model {model!r}: {quote(words)}; {advice}", model=model, **facts)
 
 
+# gRPC's words for a connection name the address, which is the operator's to know, not the caller's.
+_ADDRESS = re.compile(r"\b(?:ipv4|ipv6|unix|dns):[^\s;,]+")
+
+
 def quote(words: str) -> str:
     """Foreign words on one line, printable, in quotation marks, at most MAX_QUOTE characters of them."""
+    words = _ADDRESS.sub("(its address)", words)
     line = re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]+", " ", words).strip()
     line = re.sub(r" {2,}", " ", line)
     return f'"{line[: MAX_QUOTE - 3]}..."' if len(line) > MAX_QUOTE else f'"{line}"'
