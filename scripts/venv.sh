@@ -44,9 +44,12 @@ if [ ! -x "$dir/bin/pip" ]; then
     if ! "$python" -m venv "$dir" >/dev/null 2>&1; then
         rm -rf "$dir"
         "$python" -m venv --without-pip "$dir" && pip_from_debian ||
-            die "cannot make a virtual environment with $python: install python3-venv (Debian, Ubuntu: apt-get install python3-venv)"
+            die "cannot make a virtual environment with $python: it has no ensurepip, and pip could not be fetched." \
+                "Try again where the package registries can be reached, or install python3-venv (Debian, Ubuntu:" \
+                "apt-get install python3-venv)"
     fi
 fi
 say "installing $lock into $dir (once; some minutes)"
-"$dir/bin/pip" install --quiet --progress-bar off --disable-pip-version-check --no-compile --require-hashes "$@" -r "$lock"
+"$dir/bin/pip" install --quiet --progress-bar off --disable-pip-version-check --no-compile --require-hashes "$@" -r "$lock" ||
+    die "$lock could not be installed into $dir: pip's words stand above. It needs PyPI, or a mirror named by PIP_INDEX_URL"
 printf '%s\n' "$want" >"$stamp"

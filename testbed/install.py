@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,9 @@ PYTHON_MINORS = (12, 11)
 OWN_MINOR = sys.version_info.minor
 # The largest step downloads 75 MB; out of the air, for a slow line.
 STEP_TIMEOUT_S = 900.0
+
+# Triton starts the stub of a Python model through a shell and does not quote its path.
+UNQUOTABLE = re.compile(r"[^\w@%+=:,./~-]")
 
 # What decides whether an installation is still the one wanted.
 INGREDIENTS = (
@@ -71,6 +75,8 @@ def why_not() -> str | None:
         return "Triton's wheel needs glibc, this machine's C library is another"
     if glibc < GLIBC:
         return f"Triton's wheel needs glibc {_dotted(GLIBC)} or later, this machine has {_dotted(glibc)}"
+    if (found := UNQUOTABLE.search(str(PROJECT))) is not None:
+        return f"Triton cannot start Python models from a path with {found[0]!r} in it, this is {PROJECT}"
     if _interpreter() is None:
         return (
             f"Triton's models need Python 3.11 or 3.12 (no numpy < 2 for others), this is "

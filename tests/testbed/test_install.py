@@ -19,6 +19,7 @@ def able(monkeypatch: Patch) -> Patch:
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr("os.confstr", lambda _: "glibc 2.36")
     monkeypatch.setattr(install, "OWN_MINOR", 11)
+    monkeypatch.setattr(install, "PROJECT", Path("/srv/project"))
     assert install.why_not() is None
     return monkeypatch
 
@@ -26,6 +27,13 @@ def able(monkeypatch: Patch) -> Patch:
 def test_another_processor_is_named(able: Patch) -> None:
     able.setattr(platform, "machine", lambda: "aarch64")
     assert install.why_not() == "Triton's wheel is for Linux on x86-64, this is Linux on aarch64"
+
+
+def test_a_path_that_the_shell_would_take_apart_is_named(able: Patch) -> None:
+    able.setattr(install, "PROJECT", Path("/srv/my project"))
+    assert install.why_not() == (
+        "Triton cannot start Python models from a path with ' ' in it, this is /srv/my project"
+    )
 
 
 def test_an_old_glibc_is_named_beside_the_one_needed(able: Patch) -> None:

@@ -32,6 +32,10 @@ def predict(info: MediaInfo, target: DecodeTarget = _WHOLE) -> Cost:
 
     Of sound only what `target` asks for counts: its `max_seconds`, at its `rate`. A sound whose length is
     unknown is taken for the longest that its bytes can hold.
+
+    The decode of a picture peaks above what it leaves, 3 bytes a pixel: Pillow holds 4 beside them, and
+    7 in all were measured for RGB of 16 megapixels, with white painted or not. Turning it, or converting
+    it from another mode, holds one picture more.
     """
     match info:
         case ImageInfo():

@@ -95,6 +95,22 @@ def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
+# How long a server may take to end a stream after its last response: Triton does so within milliseconds.
+_END_S = 1.0
+
+
+async def _ended(under_way: aio.StreamStreamCall[bytes, bytes]) -> None:
+    """Waits for the server's own end of a stream, a while at most.
+
+    Triton 2.51 never unloads a model again when a stream is cancelled just as it ends by itself (the
+    unload hangs; seen within three streams). A server that does not end it is left to the cancel.
+    """
+    with suppress(TimeoutError, aio.AioRpcError):
+        async with asyncio.timeout(_END_S):
+            while isinstance(await under_way.read(), bytes):
+                pass
+
+
 class TritonUpstream:
     """A model server behind one channel. Made inside a running event loop; closed by `close`."""
 
@@ -156,6 +172,7 @@ class TritonUpstream:
                 answer, last = read_event(message, call)
                 if answer.outputs or not last:
                     yield answer
+            await _ended(under_way)
         finally:
             under_way.cancel()
 

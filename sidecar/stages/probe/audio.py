@@ -17,6 +17,7 @@ from av.container.input import InputContainer
 from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import AudioInfo, Source
 from sidecar.stages import ffmpeg
+from sidecar.stages.probe import mp4
 
 _MICROSECONDS = 1_000_000  # FFmpeg's unit for the duration of a whole container
 
@@ -27,6 +28,8 @@ def probe_audio(source: Source, name: str) -> AudioInfo:
     `duration_s` is what the header states. ADTS, and MP3 without a Xing or VBRI header, state none:
     for them it is FFmpeg's estimate from the file's size and the first bit rate.
     """
+    if name == "mp4":
+        mp4.require_sane_tables(source.data, source.label)
     with ffmpeg.blaming(source.label, name), _opened(source, name) as container:
         streams = container.streams.audio
         if not streams:

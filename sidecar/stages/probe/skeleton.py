@@ -9,6 +9,7 @@ the decoder to say. Layouts are those of the formats' own specifications.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,14 @@ from sidecar.errors import CorruptMedia
 
 STEPS = 4096
 """Most parts that a walk visits: out of the air, twenty times what cameras and editors write."""
+
+SCANS = 100
+"""Most scans of a JPEG. Encoders write 10 to 20. Decoders touch every pixel in each, for 14 bytes of file:
+0.8 ms a megapixel, so a hundred cost what ten plain pictures do. libtiff has the same limit for JPEG in TIFF."""
+
+TILE = 1 << 22
+"""Most pixels of a TIFF's tile that is larger than its picture: libtiff makes room for a whole tile,
+whatever the picture's size. Writers use 256 to 1,024 a side; this is 2,048 a side, 16 MB of RGBA."""
 
 _COMPRESSED_TEXTS = 32  # of a PNG; each may cost a millisecond to unpack
 
@@ -49,19 +58,50 @@ def _too_many(label: str, parts: str) -> CorruptMedia:
 
 
 def walk_jpeg(data: bytes, label: str) -> Skeleton:
-    """Counts the segments before the scan; the frame count (MPO) is in one of them, for the library."""
+    """Counts the segments before the scans, and the scans; the frame count (MPO) is for the library."""
     at = 2
     for _ in range(STEPS):
         # Segments begin with FF; libraries skip what lies between, byte by byte.
         at = data.find(b"\xff", at, at + 65536)
-        if at < 0 or at + 4 > len(data) or data[at + 1] == 0xDA:  # noqa: PLR2004 - start of scan
+        if at < 0 or at + 4 > len(data):
+            return Skeleton()
+        if data[at + 1] == 0xDA:  # noqa: PLR2004 - start of scan
+            _require_few_scans(data, at, label)
             return Skeleton()
         if data[at + 1] in _BARE_MARKERS:
             at += 2 if data[at + 1] != 0xFF else 1  # noqa: PLR2004 - a fill byte
         else:
-            at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+            at += _segment(data, at)
     raise _too_many(label, "segments")
 
+
+def _segment(data: bytes, at: int) -> int:
+    """Bytes of the JPEG segment whose marker stands at `at`."""
+    return 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+
+
+def _require_few_scans(data: bytes, at: int, label: str) -> None:
+    """Follows the segments from the first scan's on, to the end of the picture: what is behind it is no scan.
+
+    (Phones put a film there, whose bytes spell the marker of a scan every 64 KiB.)
+    """
+    scans = 0
+    for _ in range(STEPS):
+        scans += data[at + 1] == 0xDA  # noqa: PLR2004 - start of scan
+        if scans > SCANS:
+            raise CorruptMedia(
+                f"{label} has more than {SCANS} scans, which no encoder writes: save it again as plain jpeg",
+                allowed=SCANS,
+            )
+        found = _IN_SCANS.search(data, at + _segment(data, at))
+        if found is None or found[0] == b"\xff\xd9":
+            return
+        at = found.start()
+    raise _too_many(label, "segments")
+
+
+# What may stand among the coded pixels without a meaning of its own is stuffing, fill and restarts.
+_IN_SCANS = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 
 # JPEG markers without a length: stuffing, TEM, restarts, start and end of image, fill.
 _BARE_MARKERS = frozenset((0x00, 0x01, *range(0xD0, 0xDA), 0xFF))
@@ -148,7 +188,7 @@ def _palette(data: bytes, at: int) -> int:
 
 
 def walk_tiff(data: bytes, label: str) -> Skeleton:
-    """Counts the pages along their chain, at most STEPS, and refuses a first page of too many tags."""
+    """Counts the pages along their chain, at most STEPS, and looks at the first one's tags and tiles."""
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
     big = data[2:4] in {b"+\0", b"\0+"}
     # Widths in bytes: an offset, a count of tags, a tag.
@@ -158,12 +198,45 @@ def walk_tiff(data: bytes, label: str) -> Skeleton:
     while at and at not in seen and at + count <= len(data) and pages < STEPS:
         seen.add(at)
         tags = int.from_bytes(data[at : at + count], order)
-        if not pages and tags > STEPS:
-            raise _too_many(label, "tags")
+        if not pages:
+            if tags > STEPS:
+                raise _too_many(label, "tags")
+            _require_sane_tiles(data[at + count : at + count + tags * tag], wide, order, label)
         pages += 1
         after = at + count + tags * tag
         at = int.from_bytes(data[after : after + wide], order)
     return Skeleton(frames=max(1, pages))
+
+
+def _require_sane_tiles(tags: bytes, wide: int, order: Literal["little", "big"], label: str) -> None:
+    """Refuses tiles far larger than their picture. Strips need no such look: libtiff cuts them to its height."""
+    sizes = dict.fromkeys(_TIFF_SIZES, 0)
+    tag = 4 + 2 * wide
+    for at in range(0, len(tags), tag):
+        name, kind = (int.from_bytes(tags[at + i : at + i + 2], order) for i in (0, 2))
+        if name not in sizes:
+            continue
+        length = _TIFF_INTEGERS.get(kind, wide + 1)
+        # Longer values stand elsewhere, and of two of a name each library takes another.
+        if length > wide or sizes[name]:
+            raise CorruptMedia(
+                f"{label} states the size of its picture or tiles (tag {name}) twice, or as a number of type "
+                f"{kind}, which TIFF does not use for it: save it again"
+            )
+        sizes[name] = int.from_bytes(tags[at + tag - wide : at + tag - wide + length], order)
+    across, down, tile_across, tile_down = sizes.values()
+    picture = (across + 15) // 16 * 16 * ((down + 15) // 16 * 16)  # tiles' sides are multiples of 16
+    if tile_across * tile_down > max(TILE, picture):
+        raise CorruptMedia(
+            f"{label} has tiles of {tile_across}×{tile_down} pixels for a picture of {across}×{down}: "
+            "save it again in smaller tiles",
+            allowed=max(TILE, picture),
+            found=tile_across * tile_down,
+        )
+
+
+_TIFF_SIZES = (256, 257, 322, 323)  # tags: width and height of the picture, of a tile
+_TIFF_INTEGERS = {1: 1, 3: 2, 4: 4, 16: 8}  # types of a tag to bytes: BYTE, SHORT, LONG, LONG8
 
 
 def walk_bare(_data: bytes, _label: str) -> Skeleton:

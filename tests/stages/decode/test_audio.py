@@ -105,6 +105,19 @@ def test_many_channels_are_kept_apart(channels: int) -> None:
     np.testing.assert_array_equal(found.array[:, 100] * 32768, np.arange(channels))
 
 
+@pytest.mark.parametrize("value", [1e10, -1e30, np.inf, np.nan])
+@pytest.mark.parametrize("rate", [None, 8000])
+def test_samples_too_large_for_a_spectrum_are_corrupt(rate: int | None, value: float) -> None:
+    stored = np.full((16000, 1), value, "<f4")
+    with pytest.raises(CorruptMedia, match="no numbers or beyond ±4294967296"):
+        _decoded(Source(_wav(stored, 16000, kind=3)), DecodeTarget(rate=rate))
+
+
+def test_samples_that_were_never_scaled_down_are_let_pass() -> None:
+    stored = np.full((16000, 1), -(2.0**31), "<f4")
+    assert _decoded(Source(_wav(stored, 16000, kind=3))).array.min() == -(2.0**31)
+
+
 def test_more_channels_than_have_a_mix_are_unsupported_at_a_target_rate() -> None:
     with pytest.raises(UnsupportedMedia, match="has 9 channels and at most 8 are mixed down"):
         _decoded(Source(_wav(np.zeros((8000, 9), "<i2"), 16000)), DecodeTarget(rate=16000))

@@ -76,6 +76,18 @@ def test_the_colour_declared_transparent_becomes_white_only_when_asked(name: str
     assert (white[changed] == 255).all()
 
 
+@pytest.mark.parametrize("colour", [(5, 6, 7), (0x105, 0x206, 0x307)], ids=["8 bits", "16 bits"])
+def test_white_is_painted_in_every_block_of_rows(colour: tuple[int, int, int]) -> None:
+    from transformers.image_transforms import convert_to_rgb
+
+    pixels = np.random.default_rng(0).integers(5, 8, (700, 800, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", transparency=colour)
+    array = _decoded(Source(file.getvalue()), DecodeTarget(white_transparency=True))
+    np.testing.assert_array_equal(array, convert_to_rgb(_reference(file.getvalue()), return_numpy=True))
+    assert (array == 255).any()
+
+
 def test_a_damaged_exif_tag_leaves_the_picture_as_it_is_stored() -> None:
     data = corpus.image("jpeg_exif_damaged.jpg")
     np.testing.assert_array_equal(_decoded(Source(data)), np.asarray(Image.open(io.BytesIO(data))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import tracemalloc
 import warnings
@@ -9,6 +10,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
+from PIL import Image
 
 from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import AudioInfo, ImageInfo, Source
@@ -137,6 +139,79 @@ _NESTED: dict[str, Callable[[], bytes]] = {
 def test_a_header_of_countless_parts_is_refused_before_a_library_walks_it(name: str) -> None:
     with pytest.raises(CorruptMedia, match="save it again without its metadata"):
         probe(Source(_NESTED[name](), label=name))
+
+
+def _progressive(extra: int, tail: bytes = b"") -> bytes:
+    """A progressive JPEG of 64×64 grey whose last scan comes `extra` times more."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    assert data.count(b"\xff\xda") == 6
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * extra + data[-2:] + tail
+
+
+def test_a_jpeg_of_countless_scans_is_corrupt() -> None:
+    with pytest.raises(CorruptMedia, match="more than 100 scans"):
+        probe(Source(_progressive(95)))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _progressive(94),
+        _progressive(0, tail=b"\xff\xda" * 1000),
+        # Segments may hold whole pictures, and so what looks like scans.
+        _progressive(0)[:2] + b"\xff\xe1\x07\xd2" + b"\xff\xda" * 1000 + _progressive(0)[2:],
+    ],
+    ids=["as many as are read", "behind its end", "in its metadata"],
+)
+def test_only_the_scans_of_the_picture_itself_count(data: bytes) -> None:
+    assert probe(Source(data)).format == "jpeg"
+
+
+def _tiff(*tags: tuple[int, int, int], big: bool = False, size: int = 16) -> bytes:
+    """A TIFF's header: of each tag the number, the type (3 SHORT, 4 LONG, 16 LONG8) and one value."""
+    grey = ((256, 4, size), (257, 4, size), (258, 3, 8), (259, 3, 1), (262, 3, 1), (277, 3, 1))
+    entries = sorted((*grey, *tags))
+    layout, count = ("<HHQQ", "<Q") if big else ("<HHII", "<H")
+    head = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) if big else struct.pack("<2sHI", b"II", 42, 8)
+    directory = b"".join(struct.pack(layout, number, kind, 1, value) for number, kind, value in entries)
+    return head + struct.pack(count, len(entries)) + directory + bytes(64)
+
+
+def _tiles(across: int, down: int, kind: int = 4) -> tuple[tuple[int, int, int], ...]:
+    return (322, kind, across), (323, kind, down), (324, 4, 8), (325, 4, 64)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (_tiff(*_tiles(30_000, 20_000)), "tiles of 30000×20000 pixels for a picture of 16×16"),
+        (_tiff(*_tiles(30_000, 20_000), big=True), "tiles of 30000×20000 pixels for a picture of 16×16"),
+        (_tiff(*_tiles(30_000, 20_000, kind=16), big=True), "tiles of 30000×20000"),
+        (_tiff(*_tiles(2_048, 2_064, kind=3)), "tiles of 2048×2064"),
+        (_tiff(*_tiles(30_000, 20_000, kind=16)), r"\(tag 322\) twice, or as a number of type 16"),
+        (_tiff(*_tiles(30_000, 20_000, kind=11)), r"\(tag 322\) twice, or as a number of type 11"),
+        (_tiff((256, 4, 60_000), *_tiles(30_000, 20_000)), r"\(tag 256\) twice"),
+    ],
+    ids=["tile", "big", "long", "short", "long in a classic", "float", "two widths"],
+)
+def test_a_tile_far_larger_than_its_picture_is_corrupt(data: bytes, why: str) -> None:
+    with pytest.raises(CorruptMedia, match=why):
+        probe(Source(data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _tiff(*_tiles(2_048, 2_048)),
+        _tiff(*_tiles(5_008, 5_008), size=5_000),
+        _tiff((273, 4, 8), (278, 4, 2**32 - 1), (279, 4, 64)),
+    ],
+    ids=["usual", "the picture in one", "one strip of any height"],
+)
+def test_tiles_of_usual_sizes_are_let_pass(data: bytes) -> None:
+    assert probe(Source(data)).format == "tiff"
 
 
 @pytest.mark.parametrize("rate", [1, 999, 768_001, 2_000_000_000])
