@@ -41,15 +41,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Self, final
 
-# Messages quote callers, who can be long-winded, and travel in gRPC trailers, up to three times and
-# escaped, where clients take 8 to 16 KiB in all. Characters.
-MOST_OF_A_MESSAGE = 1024
-MOST_OF_A_FACT = 256
-
-
-def _clipped(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
-
 
 class SidecarError(Exception):
     """Root of the tree. `message` is public: what was wrong, with which item, and what to do.
@@ -62,9 +53,9 @@ class SidecarError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, **facts: object) -> None:
-        self.message = _clipped(message, MOST_OF_A_MESSAGE)
-        super().__init__(self.message)
-        self.facts = {key: _clipped(str(value), MOST_OF_A_FACT) for key, value in facts.items()}
+        super().__init__(message)
+        self.message = message
+        self.facts = {key: str(value) for key, value in facts.items()}
 
     def bare(self) -> Self:
         """The error as a value, to be kept: without the frames that raised it and all that they hold.

@@ -82,8 +82,28 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: errors
     ]
     if isinstance(error, errors.CapacityError):
         trailers.append(("grpc-retry-pushback-ms", str(_pushback_ms(error))))
-    await context.abort(STATUS[type(error)], error.message, tuple(trailers))
+    await context.abort(STATUS[type(error)], _message(error), tuple(trailers))
     raise AssertionError("abort raises")
+
+
+# Errors quote callers, who can be long-winded, and an RPC's travel in its trailers: the message three times
+# (once escaped, which may triple it), the facts once, in base64. gRPC refuses trailers at random from
+# 8 KiB on. Bytes of UTF-8.
+_MOST_OF_A_MESSAGE = 768
+_MOST_OF_A_FACT = 256
+
+
+def _message(error: errors.SidecarError) -> str:
+    return _clipped(error.message, _MOST_OF_A_MESSAGE)
+
+
+def _facts(error: errors.SidecarError) -> dict[str, str]:
+    return {key: _clipped(value, _MOST_OF_A_FACT) for key, value in error.facts.items()}
+
+
+def _clipped(text: str, most: int) -> str:
+    encoded = text.encode()
+    return text if len(encoded) <= most else encoded[: most - 3].decode(errors="ignore") + "..."
 
 
 def _pushback_ms(error: errors.CapacityError) -> int:
@@ -93,7 +113,7 @@ def _pushback_ms(error: errors.CapacityError) -> int:
 
 def _details(error: errors.SidecarError) -> status_pb2.Status:
     code: int = STATUS[type(error)].value[0]
-    facts = {**error.facts, "retryable": str(error.retryable).lower()}
+    facts = {**_facts(error), "retryable": str(error.retryable).lower()}
     details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=facts)]
     if isinstance(error, errors.CapacityError):
         delay = duration_pb2.Duration()
@@ -101,10 +121,10 @@ def _details(error: errors.SidecarError) -> status_pb2.Status:
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if "field" in error.facts:
         violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.facts["field"], description=error.message
+            field=_facts(error)["field"], description=_message(error)
         )
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    status = status_pb2.Status(code=code, message=error.message)
+    status = status_pb2.Status(code=code, message=_message(error))
     for detail in details:
         status.details.append(_packed(detail))
     return status
@@ -201,9 +221,9 @@ def problem(error: errors.SidecarError) -> media_pb2.Problem:
     return media_pb2.Problem(
         code=STATUS[type(error)].value[0],
         reason=error.reason,
-        message=error.message,
+        message=_message(error),
         retryable=error.retryable,
-        metadata=error.facts,
+        metadata=_facts(error),
     )
 
 
