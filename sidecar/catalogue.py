@@ -172,20 +172,18 @@ class Catalogue:
 
     async def _describe(self, model: ServedModel) -> None:
         assert self._upstream is not None  # noqa: S101 - only asked for where there is one
-        problem: SidecarError | None = None
         try:
             signature = await self._upstream.describe(
                 model.config.upstream or model.name, model.config.version, Deadline(None)
             )
             binding = _bind(model, signature)
-        except SidecarError as error:
-            problem = error
-        if problem is None:
-            now = replace(model, state=ModelState.READY, problem=None, signature=signature, binding=binding)
-        else:
-            now = replace(model, state=_STATES.get(type(problem), ModelState.UNREACHABLE), problem=problem)
-            if now.state is not ModelState.UNREACHABLE:
+        except SidecarError as problem:
+            state = _STATES.get(type(problem), ModelState.UNREACHABLE)
+            now = replace(model, state=state, problem=problem)
+            if state is not ModelState.UNREACHABLE:
                 now = replace(now, signature=None, binding=None)
+        else:
+            now = replace(model, state=ModelState.READY, problem=None, signature=signature, binding=binding)
         self._models[model.name] = now
 
 

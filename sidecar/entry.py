@@ -61,16 +61,20 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A call that may begin. `delivery` is None for PREPROCESS, `recipe` where the call has no media.
+    """A call that may begin. `delivery` is None for PREPROCESS.
 
     `data_types` name the recipe's outputs to make, and their element types.
     """
 
     asked: Asked
     model: ServedModel
-    recipe: Recipe | None
     data_types: Mapping[str, DataType]
     delivery: Delivery | None
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The model's own; None for a model that takes no media."""
+        return self.model.recipe
 
     @property
     def modality(self) -> Modality | None:
@@ -97,7 +101,7 @@ def accept(asked: Asked, model: ServedModel, *, has_model_server: bool, limits: 
     _check_inputs_bytes(asked, limits)
     delivery = None if asked.verb is Verb.PREPROCESS else _delivery(asked, model)
     data_types = _data_types(asked, model, has_model_server=has_model_server)
-    return Accepted(asked, model, model.recipe, data_types, delivery)
+    return Accepted(asked, model, data_types, delivery)
 
 
 def _delivery(asked: Asked, model: ServedModel) -> Delivery:
@@ -115,7 +119,10 @@ def _delivery(asked: Asked, model: ServedModel) -> Delivery:
 def _reached(model: ServedModel) -> tuple[Binding, Signature]:
     if model.state is ModelState.READY and model.binding is not None and model.signature is not None:
         return model.binding, model.signature
-    raise model.problem or UpstreamUnavailable(
+    if model.problem is not None:
+        # The catalogue keeps its own: raised again and again it would gather every caller's frames.
+        raise model.problem.again()
+    raise UpstreamUnavailable(
         f"model {model.name!r} has not been found at the model server yet", model=model.name
     )
 

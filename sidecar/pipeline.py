@@ -211,7 +211,8 @@ class Pipeline:
             item.cost = predict(item.info, wanted)
             most = self._limits.max_decoded_bytes(item.info, wanted)
             item.output_bytes = recipe.output_bytes(item.info, accepted.data_types)
-            walk.output_bytes += self._limits.take_output(source, walk.output_bytes, item.output_bytes)
+            self._limits.check_output(source, walk.output_bytes, item.output_bytes)
+            walk.output_bytes += item.output_bytes
         except SidecarError:
             places.forgo()
             raise

@@ -51,8 +51,8 @@ class Limits:
     audio_channels: Annotated[int, Ge(1)] = 8
     audio_rate: Annotated[int, Ge(1)] = 192_000
 
-    def take_output(self, source: Source, taken: int, wanted: int) -> int:
-        """`wanted` bytes of tensors, where the call's items have `taken` bytes already. Raises MediaTooLarge."""
+    def check_output(self, source: Source, taken: int, wanted: int) -> None:
+        """`wanted` bytes more of tensors, where the call's items have `taken` bytes already. Raises MediaTooLarge."""
         if taken + wanted > self.output_bytes:
             raise MediaTooLarge(
                 f"{source.label} becomes tensors of {wanted} bytes, with which the call's pass the limit "
@@ -61,7 +61,6 @@ class Limits:
                 allowed=self.output_bytes,
                 found=taken + wanted,
             )
-        return wanted
 
     def check_size(self, encoded_bytes: int, label: str) -> None:
         """Raises MediaTooLarge when an item's encoded bytes pass the limit."""
