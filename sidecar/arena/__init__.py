@@ -1,0 +1,1 @@
+"""Memory as the transport: slots of one shared-memory object, for workers, the front and the model server."""

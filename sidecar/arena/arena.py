@@ -1,0 +1,307 @@
+"""Memory as the transport: slots of one shared-memory object, leased for as long as somebody needs them.
+
+The front process is the only allocator; worker processes and the model server map the same bytes and are
+told where to read and write. A request takes all its slots at once or waits for all, first come first
+served: a large one at the head is never overtaken by small ones behind it, and no two requests wait for
+each other's halves. The arena lives on one event loop, whose thread alone may take, release and sweep;
+`statistics` may be read from any.
+
+Exhaustion is a wait with the caller's deadline, then a refusal; never a crash. The object is never
+truncated, and nothing in the shared pages is trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Literal, Self
+
+from annotated_types import Ge, Gt
+
+from sidecar.arena.buddy import Buddy
+from sidecar.arena.lease import Books, Lease
+from sidecar.arena.segment import HEADER_BYTES, Segment, clear_stale, free_bytes
+from sidecar.deadline import Deadline
+from sidecar.errors import DeadlineExceeded, MediaTooLarge, Overloaded, SettingsError, ShuttingDown
+
+_MIB = 1024 * 1024
+# A slot has pages of its own: what is small (a row of token ids) costs little, no two slots share a cache
+# line, and slots begin on page boundaries, so 64-byte aligned for every kernel.
+SMALLEST_SLOT = 4096
+# What `arena.bytes: 0` takes at most and at least: 128 slots for a tensor of 448² in float32, and four. Out of
+# the air.
+_AUTOMATIC_MOST = 512 * _MIB
+_AUTOMATIC_LEAST = 16 * _MIB
+# Who waits has its bytes in this process's own memory: as many as the gate's two queues hold by default.
+_MAX_WAITING = 512
+# Requests end within tens to hundreds of milliseconds; who comes back sooner meets the same queue.
+_RETRY_AFTER_S = 0.5
+_MODES: Mapping[str, int] = MappingProxyType({"user": 0o600, "group": 0o660, "all": 0o666})
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaConfig:
+    """`bytes`: of all slots together; 0 chooses by itself: 512 MiB, or half of what /dev/shm has free, or a
+    quarter of the memory limit, whichever is least. `lease_s`: how long a slot may be held, in seconds,
+    before its holder is taken for lost. `name`: how the name of the shared-memory object begins; what a
+    killed process left under the same name is cleared up at the next start. `access`: who may open it
+    beside root: a model server that runs as another user needs "group" or "all", and whoever may open it can
+    read and change what is in it.
+    """
+
+    bytes: Annotated[int, Ge(0)] = 0
+    lease_s: Annotated[float, Gt(0)] = 300.0
+    name: str = "sidecar"
+    access: Literal["user", "group", "all"] = "user"
+
+    def __post_init__(self) -> None:
+        # Underscores are out, and with them the prefix that Triton keeps for itself.
+        if not _NAME.fullmatch(self.name):
+            allowed = "1 to 64 of a-z, 0-9, `.` and `-`, the first a letter or a digit"
+            raise SettingsError(
+                f"`arena.name` has the value {self.name!r}; it must be {allowed}",
+                key="arena.name",
+                value=self.name,
+                allowed=allowed,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ArenaStatistics:
+    """How full the arena is: bytes of all slots together, of those leased, and of what was asked for in
+    them; slots leased, those of them that another process may use (pinned), and takes that wait.
+
+    Since the start: slots leased, and freed again; leases that passed `arena.lease_s`, and those of them
+    that were taken back; takes refused, those that ran out of time, and those whose caller left; releases
+    of what was not held, each a fault of this program.
+    """
+
+    size: int
+    leased_bytes: int
+    asked_bytes: int
+    leased: int
+    pinned: int
+    waiting: int
+    taken_total: int
+    released_total: int
+    expired_total: int
+    reclaimed_total: int
+    refused_total: int
+    late_total: int
+    cancelled_total: int
+    misreleased_total: int
+
+
+class Arena:
+    """The slots of a shared-memory object, and who waits for one. To be closed by who opened it."""
+
+    def __init__(self, segment: Segment, lease_s: float) -> None:
+        self._segment = segment
+        self._lease_s = lease_s
+        self._buddy = Buddy(segment.size - HEADER_BYTES, SMALLEST_SLOT)
+        self._books = Books(segment.memory, HEADER_BYTES, self._buddy, self._serve)
+        self._waiting: OrderedDict[asyncio.Future[tuple[Lease, ...]], tuple[int, ...]] = OrderedDict()
+        self._closed = False
+        self._refused_total = 0
+        self._late_total = 0
+        self._cancelled_total = 0
+
+    @classmethod
+    def open(cls, config: ArenaConfig, memory_limit: int) -> Self:
+        """Clears up after dead owners, then creates and fills the object: about 0.4 s a GiB.
+
+        `memory_limit` is the bytes that all of this program may use.
+
+        Raises SettingsError where it is too large, or where there is no memory for it.
+        """
+        try:
+            clear_stale(config.name)
+            slots = choose_bytes(config.bytes, free_bytes(), memory_limit)
+            return cls(Segment(config.name, HEADER_BYTES + slots, _MODES[config.access]), config.lease_s)
+        except OSError as error:
+            raise SettingsError(
+                f"the shared memory of `arena.bytes` {config.bytes} cannot be had in /dev/shm: "
+                f"{error.strerror or error}; {_REMEDY}",
+                key="arena.bytes",
+                value=config.bytes,
+            ) from error
+
+    @property
+    def name(self) -> str:
+        """What shm_open takes, without the slash."""
+        return self._segment.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole object: a header's page, then the slots."""
+        return self._segment.size
+
+    async def take(self, sizes: Sequence[int], deadline: Deadline) -> tuple[Lease, ...]:
+        """Slots of at least `sizes` bytes, in their order: all of them, when it is this caller's turn.
+
+        Raises MediaTooLarge when they would not fit an empty arena, Overloaded when too many wait, and
+        DeadlineExceeded when they did not become free in time. Who leaves while waiting leaves nothing behind.
+        """
+        deadline.check("admit")
+        if not self._waiting and not self._closed and (leases := self._books.take_all(sizes)) is not None:
+            return leases
+        self.check_fits(sizes, "the request")
+        self._check_queue()
+        return await self._wait(tuple(sizes), deadline)
+
+    def try_take(self, nbytes: int) -> Lease | None:
+        """A slot, if there is room this instant; never waits, and never overtakes who does."""
+        return None if self._waiting or self._closed else self._books.take(nbytes)
+
+    def check_fits(self, sizes: Sequence[int], label: str) -> None:
+        """Raises MediaTooLarge, told of `label`, when slots of these sizes would not fit an empty arena."""
+        if not self._buddy.fits(sizes):
+            found = sum(map(self._buddy.slot_bytes, sizes))
+            raise MediaTooLarge(
+                f"{label}: needs {found} bytes of slots at once, and `arena.bytes` is {self._buddy.size}: "
+                "send less at once, or raise it",
+                limit="arena.bytes",
+                allowed=self._buddy.size,
+                found=found,
+            )
+
+    def statistics(self) -> ArenaStatistics:
+        """A snapshot for observers."""
+        books = self._books
+        return ArenaStatistics(
+            size=self._buddy.size,
+            leased_bytes=books.leased_bytes,
+            asked_bytes=books.asked_bytes,
+            leased=books.leased,
+            pinned=books.pinned,
+            waiting=len(self._waiting),
+            taken_total=books.taken_total,
+            released_total=books.released_total,
+            expired_total=books.expired_total,
+            reclaimed_total=books.reclaimed_total,
+            refused_total=self._refused_total,
+            late_total=self._late_total,
+            cancelled_total=self._cancelled_total,
+            misreleased_total=books.misreleased_total,
+        )
+
+    def sweep(self) -> None:
+        """Looks for leases past `arena.lease_s`, to be called about once a second.
+
+        Each is counted and logged once. One that another process may write to is left alone until it is
+        released; any other is taken back.
+        """
+        self._books.sweep(time.monotonic() - self._lease_s)
+
+    def close(self) -> None:
+        """Removes the object's name, ends all leases, refuses who waits; twice is once.
+
+        The bytes stay where somebody still maps them or holds a view.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        while self._waiting:
+            turn, _ = self._waiting.popitem(last=False)
+            if not turn.done():
+                turn.set_exception(_shutting_down())
+        self._books.close()
+        self._segment.close()
+
+    def _check_queue(self) -> None:
+        if self._closed:
+            raise _shutting_down()
+        if len(self._waiting) >= _MAX_WAITING:
+            self._refused_total += 1
+            raise Overloaded(
+                f"{len(self._waiting)} requests wait for memory of the arena, the most that may: try again "
+                "after the hinted time, raise `arena.bytes`, or add replicas",
+                retry_after_s=_RETRY_AFTER_S,
+            )
+
+    async def _wait(self, sizes: tuple[int, ...], deadline: Deadline) -> tuple[Lease, ...]:
+        turn: asyncio.Future[tuple[Lease, ...]] = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = sizes
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                return await turn
+        except TimeoutError:
+            self._leave(turn)
+            self._late_total += 1
+            raise DeadlineExceeded(
+                "the deadline passed while the request waited for memory of the arena; allow more time or "
+                "send less at once",
+                stage="admit",
+            ) from None
+        except asyncio.CancelledError:
+            self._leave(turn)
+            self._cancelled_total += 1
+            raise
+
+    def _leave(self, turn: asyncio.Future[tuple[Lease, ...]]) -> None:
+        """Gives back what was granted to a caller who just left, or its place in the queue."""
+        if turn in self._waiting:
+            del self._waiting[turn]
+            self._serve()
+        elif not turn.cancelled() and turn.exception() is None:
+            for lease in turn.result():
+                lease.release()
+
+    def _serve(self) -> None:
+        """Grants who is at the head for as long as there is room."""
+        while self._waiting:
+            turn, sizes = next(iter(self._waiting.items()))
+            # One that is done was cancelled a moment ago, and its task did not run yet.
+            leases = () if turn.done() else self._books.take_all(sizes)
+            if leases is None:
+                return
+            del self._waiting[turn]
+            if not turn.done():
+                turn.set_result(leases)
+
+    def __repr__(self) -> str:
+        now = self.statistics()
+        return f"<Arena {self.name} {now.leased_bytes} of {now.size} bytes leased, {now.waiting} waiting>"
+
+
+_REMEDY = (
+    "lower it, or allow the container more: `docker run --shm-size` and `--memory`, in Kubernetes an emptyDir "
+    "of medium Memory with a sizeLimit at /dev/shm and `resources.limits.memory`"
+)
+
+
+def choose_bytes(asked: int, free: int, limit: int) -> int:
+    """Bytes for slots: what was `asked`, or a number of our own for 0, where `free` bytes are left in
+    /dev/shm and `limit` bytes of memory may be used. Whole slots. Raises SettingsError where it cannot be.
+    """
+    most = min(free - HEADER_BYTES, limit // 2)
+    least = SMALLEST_SLOT if asked else _AUTOMATIC_LEAST
+    chosen = asked or min(_AUTOMATIC_MOST, free // 2, limit // 4)
+    chosen -= chosen % SMALLEST_SLOT
+    if not least <= chosen <= most:
+        wish = (
+            f"`arena.bytes` asks for {asked} bytes"
+            if asked
+            else f"`arena.bytes` is 0, and what it would choose is {chosen} bytes"
+        )
+        raise SettingsError(
+            f"{wish}: at least {least} are needed, and at most {max(most, 0)} can be had, since /dev/shm has "
+            f"{free} bytes free and the memory limit is {limit}, of which half may be taken; {_REMEDY}",
+            key="arena.bytes",
+            value=asked,
+            allowed=f"{least} to {max(most, 0)}",
+        )
+    return chosen
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown(
+        "the server is shutting down; send the request to another replica, or again after the hinted time",
+        retry_after_s=_RETRY_AFTER_S,
+    )
