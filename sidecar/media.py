@@ -32,11 +32,12 @@ class Modality(enum.Enum):
 class Source:
     """One encoded media item as the caller sent it.
 
-    `data` is the whole encoded file; `content_type` is the caller's claim ("image/png", "audio/*",
-    empty for none); `label` names the item in messages ("item 0 (cat.jpg)").
+    `data` is the whole encoded file, read-only by agreement: bytes, or a view of the arena's; a contiguous
+    buffer of unsigned bytes either way, which libraries take as it is. `content_type` is the caller's claim
+    ("image/png", "audio/*", empty for none); `label` names the item in messages ("item 0 (cat.jpg)").
     """
 
-    data: bytes
+    data: bytes | memoryview = field(repr=False)
     content_type: str = ""
     label: str = "item 0"
 
@@ -136,12 +137,16 @@ class DecodeTarget:
     `max_seconds`: of sound, decode may stop once it has this much; None: all of it.
     `white_transparency` paints the one colour that a GIF or PNG declares transparent white, as
     `transformers`' convert_to_rgb does (recipes with do_convert_rgb); alpha channels are dropped always.
+    `least_size` is (height, width) in pixels, upright: decode may leave a smaller picture than the stored
+    one as long as neither side is below this, where that is cheaper (JPEG, by a half, a quarter or an
+    eighth). Pixels are then near those of the reference, not equal. None: full size, which is exact.
     """
 
     rate: int | None = None
     max_decoded_bytes: int | None = None
     max_seconds: float | None = None
     white_transparency: bool = False
+    least_size: tuple[int, int] | None = None
 
 
 class DataType(enum.Enum):
@@ -213,13 +218,15 @@ class TensorSpec:
 class Tensor:
     """A dense tensor in wire form: `data` holds the elements row-major, little-endian, contiguous.
 
-    BYTES elements carry a 4-byte little-endian length each, as Triton lays them out.
+    BYTES elements carry a 4-byte little-endian length each, as Triton lays them out. `at` is where `data`
+    begins in the arena, in bytes from its start; None for data that lies elsewhere.
     """
 
     name: str
     data_type: DataType
     shape: tuple[int, ...]
     data: bytes | memoryview = field(repr=False)
+    at: int | None = None
 
     @property
     def nbytes(self) -> int:

@@ -17,6 +17,7 @@ import av
 import av.error
 
 from sidecar.errors import CorruptMedia, MediaError, UnsupportedMedia
+from sidecar.stages.reader import Encoded
 
 DEMUXERS: Final = {
     "wav": "wav",
@@ -125,7 +126,7 @@ def _describe(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def memory_file(data: bytes) -> Iterator[int]:
+def memory_file(data: Encoded) -> Iterator[int]:
     """`data` as an open file that has no name anywhere; its descriptor, valid in the block."""
     descriptor = os.memfd_create("media", os.MFD_CLOEXEC)
     try:
@@ -139,7 +140,7 @@ def memory_file(data: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def tag_bytes(data: bytes) -> int:
+def tag_bytes(data: Encoded) -> int:
     """Length of the ID3v2 tag that `data` begins with, 0 for none; its size is 4 × 7 bits."""
     if data[:3] != b"ID3" or len(data) < _ID3_HEADER:
         return 0

@@ -13,7 +13,6 @@ Only functions that Pillow 13 and pillow-simd 12.1 share are used.
 from __future__ import annotations
 
 import contextlib
-import io
 import types
 from collections.abc import Iterator
 from typing import Final
@@ -34,6 +33,7 @@ from PIL import (
 )
 
 from sidecar.errors import CorruptMedia, MediaError, UnsupportedMedia
+from sidecar.stages.reader import Encoded, reader
 
 # Our names of formats to Pillow's.
 PLUGINS: Final = {
@@ -88,7 +88,7 @@ TRANSPOSITIONS: Final = {
 
 
 @contextlib.contextmanager
-def opened(data: bytes, name: str, label: str) -> Iterator[Image.Image]:
+def opened(data: Encoded, name: str, label: str) -> Iterator[Image.Image]:
     """Opens the header of a picture of format `name`, and closes the picture at the end of the block.
 
     Whatever Pillow raises in the block becomes CorruptMedia about `label`, with the original as its
@@ -102,7 +102,7 @@ def opened(data: bytes, name: str, label: str) -> Iterator[Image.Image]:
         )
     try:
         # One plugin alone: no other parser meets the bytes.
-        with Image.open(io.BytesIO(data), formats=(PLUGINS[name],)) as image:
+        with reader(data) as file, Image.open(file, formats=(PLUGINS[name],)) as image:
             yield image
     except (MediaError, MemoryError):
         raise

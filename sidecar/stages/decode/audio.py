@@ -47,6 +47,7 @@ from av.filter.context import FilterContext
 from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import AudioInfo, DecodeTarget, Samples, Source
 from sidecar.stages import ffmpeg
+from sidecar.stages.reader import Encoded
 
 # Most samples a block, ten seconds at 48 kHz: long enough that Python is not noticed, short enough that a
 # limit is met early.
@@ -279,19 +280,19 @@ def _stated_seconds(source: Source, info: AudioInfo) -> float | None:
             return _stated_by_mp3(source.data, info)
         case "flac" | "mp4":
             return info.duration_s
-        case "webm" if b"V_" not in source.data[:_HEAD]:
+        case "webm" if b"V_" not in bytes(source.data[:_HEAD]):
             return info.duration_s
         case _:
             return None
 
 
-def _stated_by_mp3(data: bytes, info: AudioInfo) -> float | None:
+def _stated_by_mp3(data: Encoded, info: AudioInfo) -> float | None:
     """The frames that a Xing, Info or VBRI header counts, less the padding that a LAME header takes off.
 
     FFmpeg's own answer mixes in the file's size, so whatever follows the last frame would count.
     """
     start = ffmpeg.tag_bytes(data)
-    head = data[start : start + _HEAD]
+    head = bytes(data[start : start + _HEAD])
     per_frame = 1152 if info.sample_rate >= _MPEG1_RATE else 576
     for name, count_at, flagged in _MP3_LENGTHS:
         at = head.find(name)
@@ -301,7 +302,7 @@ def _stated_by_mp3(data: bytes, info: AudioInfo) -> float | None:
     return None
 
 
-def _stated_by_wav(data: bytes, info: AudioInfo) -> float | None:
+def _stated_by_wav(data: Encoded, info: AudioInfo) -> float | None:
     """FFmpeg cuts a WAV's length to what the file holds, so the claim is read here, from the chunks.
 
     Streamed files claim nothing, or about 2 GiB or 4 GiB; RF64 claims 4 GiB and means another chunk.

@@ -1,4 +1,4 @@
-"""Encoded pictures to upright RGB, by Pillow: the pixels that `transformers.image_utils.load_image` gives.
+"""Encoded pictures to upright RGB: the pixels that `transformers.image_utils.load_image` gives.
 
 That reference is `exif_transpose(Image.open(bytes)).convert("RGB")`, and is followed mode by mode:
 
@@ -15,7 +15,8 @@ Where a file names one colour as transparent (GIF, PNG), `transformers`' own `co
 processors with `do_convert_rgb` run after `load_image`, paints that colour white;
 `DecodeTarget.white_transparency` asks for it.
 
-Only the first frame or page is decoded. No draft or scaled decoding: it is not the reference.
+Only the first frame or page is decoded. Most JPEGs are decoded past Pillow, to the same bits (jpeg.py), and
+they alone may come smaller, where the target says so: that is not the reference any more.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from PIL import Image
 from sidecar.errors import CorruptMedia
 from sidecar.media import SIDEWAYS, DecodeTarget, ImageInfo, Pixels, Source
 from sidecar.stages import pillow
+from sidecar.stages.decode.jpeg import decode_jpeg
 
 # Pixels that are made white at once: a mask and its making take four bytes of each, a megabyte here.
 _WHITENED_AT_ONCE = 1 << 18
@@ -42,6 +44,14 @@ def decode_image(source: Source, info: ImageInfo, target: DecodeTarget) -> Pixel
             allowed=target.max_decoded_bytes,
             found=needed,
         )
+    if info.format == "jpeg":
+        found = decode_jpeg(source.data, info, target.least_size)
+        if found is not None:
+            return Pixels(found)
+    return _by_pillow(source, info, target)
+
+
+def _by_pillow(source: Source, info: ImageInfo, target: DecodeTarget) -> Pixels:
     with pillow.opened(source.data, info.format, source.label) as image:
         # Before any pixel is made room for: the header must still say what admission went by.
         _require(source, info, _header_size(image, info))

@@ -7,8 +7,7 @@ what only the first packet says (HE-AAC's real rate), and no video decoder, ever
 
 from __future__ import annotations
 
-import io
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import av
 from av.audio.stream import AudioStream
@@ -18,6 +17,7 @@ from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import AudioInfo, Source
 from sidecar.stages import ffmpeg
 from sidecar.stages.probe import mp4
+from sidecar.stages.reader import reader
 
 _MICROSECONDS = 1_000_000  # FFmpeg's unit for the duration of a whole container
 
@@ -30,7 +30,11 @@ def probe_audio(source: Source, name: str) -> AudioInfo:
     """
     if name == "mp4":
         mp4.require_sane_tables(source.data, source.label)
-    with ffmpeg.blaming(source.label, name), _opened(source, name) as container:
+    with (
+        ffmpeg.blaming(source.label, name),
+        reader(source.data) as file,
+        _opened(file, name) as container,
+    ):
         streams = container.streams.audio
         if not streams:
             raise UnsupportedMedia(
@@ -70,9 +74,9 @@ def _facts(source: Source, name: str, stream: AudioStream, container_duration: i
     )
 
 
-def _opened(source: Source, name: str) -> InputContainer:
+def _opened(file: BinaryIO, name: str) -> InputContainer:
     return av.open(
-        io.BytesIO(source.data),
+        file,
         "r",
         format=ffmpeg.DEMUXERS[name],
         container_options={**ffmpeg.OPEN_OPTIONS, "protocol_whitelist": "none"},

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from sidecar.media import SIDEWAYS, ImageInfo, Source
 from sidecar.stages import pillow
 from sidecar.stages.probe import skeleton
+from sidecar.stages.reader import Encoded
 
-_WALKS: dict[str, Callable[[bytes, str], skeleton.Skeleton]] = {
+_WALKS: dict[str, Callable[[Encoded, str], skeleton.Skeleton]] = {
     "jpeg": skeleton.walk_jpeg,
     "png": skeleton.walk_png,
     "gif": skeleton.walk_gif,

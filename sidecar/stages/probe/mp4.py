@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.errors import CorruptMedia, UnsupportedMedia
+from sidecar.stages.reader import Encoded
 
 STEPS = 65536
 """Most boxes that are visited. A recording in fragments of a second has five a second: three hours."""
@@ -35,7 +36,7 @@ _Words = npt.NDArray[np.uint32]
 _NONE: _Words = np.empty(0, np.uint32)
 
 
-def require_sane_tables(data: bytes, label: str) -> None:
+def require_sane_tables(data: Encoded, label: str) -> None:
     """CorruptMedia where the sample tables claim more than `data` can hold; else nothing.
 
     UnsupportedMedia for a compressed header (`cmov`), which hides its tables.
@@ -44,7 +45,7 @@ def require_sane_tables(data: bytes, label: str) -> None:
 
 
 class _Walk:
-    def __init__(self, data: bytes, label: str) -> None:
+    def __init__(self, data: Encoded, label: str) -> None:
         self._data, self._label = data, label
         self._steps = 0
         self._placed = 0  # tables that stand where they belong
@@ -140,7 +141,7 @@ class _Walk:
             stop = min(end, at + size) if size else end
             if stop < content:
                 return
-            yield self._data[at + 4 : at + 8], content, stop
+            yield bytes(self._data[at + 4 : at + 8]), content, stop
             at = stop
 
     def _inside(self, start: int, end: int, name: bytes, *deeper: bytes) -> Iterator[tuple[int, int]]:

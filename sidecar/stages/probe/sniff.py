@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import Source
 from sidecar.stages import ffmpeg, pillow
+from sidecar.stages.reader import Encoded
 
 IMAGE_FORMATS = tuple(pillow.PLUGINS)
 AUDIO_FORMATS = tuple(ffmpeg.DEMUXERS)
@@ -93,8 +94,8 @@ def sniff(source: Source) -> str:
     data = source.data
     if not data:
         raise CorruptMedia(f"{source.label} is empty: send the encoded file's bytes")
-    head = data[:_HEAD]
-    found = _known(head) or _bmp(head) or _ebml(head) or _brands(data) or _framed(data)
+    head = bytes(data[:_HEAD])
+    found = _known(head) or _bmp(head) or _ebml(head) or _brands(head, data) or _framed(data)
     if found:
         return found
     what = _refused(head)
@@ -125,22 +126,21 @@ def _ebml(head: bytes) -> str | None:
     return "webm" if is_matroska else None
 
 
-def _brands(data: bytes) -> str | None:
+def _brands(head: bytes, data: Encoded) -> str | None:
     """ISO media: AVIF may hide behind a general brand; HEIC is refused; the rest is MP4."""
-    head = data[:_HEAD]
     if not _MP4.opens(head) or any(magic.opens(head) for magic in _REFUSED):
         return None
     if head[8:12] in {b"mif1", b"msf1"}:
-        compatible = data[16 : min(int.from_bytes(head[:4], "big"), 256)]
+        compatible = bytes(data[16 : min(int.from_bytes(head[:4], "big"), 256)])
         return "avif" if b"avif" in compatible or b"avis" in compatible else None
     return _MP4.name
 
 
-def _framed(data: bytes) -> str | None:
+def _framed(data: Encoded) -> str | None:
     """Streams with no header but the sync word of their first frame, after an ID3 tag if there is one."""
     start = ffmpeg.tag_bytes(data)
     tagged = start > 0
-    frame = data[start : start + 4]
+    frame = bytes(data[start : start + 4])
     if frame == b"fLaC":
         return "flac"
     if len(frame) == 4 and frame[0] == 0xFF:  # noqa: PLR2004 - bytes of a sync word

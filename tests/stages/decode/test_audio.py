@@ -224,10 +224,10 @@ def test_damage_in_the_wanted_start_is_corrupt_media() -> None:
 def test_samples_do_not_depend_on_the_length_that_was_made_room_for(claim: float | None) -> None:
     """Nothing, too little, enough and far too much; each row has to be found and moved."""
     stored = np.random.default_rng(4).integers(-(2**15), 2**15, (20 * 48_000, 3), np.int16)
-    source = Source(_wav(stored, 48_000), label="noise")
+    data = _wav(stored, 48_000)
     # WAV's own claim would be checked against this one: its data chunk is made to claim nothing.
-    at = source.data.index(b"data") + 4
-    source = Source(source.data[:at] + b"\xff" * 4 + source.data[at + 4 :], label="noise")
+    at = data.index(b"data") + 4
+    source = Source(data[:at] + b"\xff" * 4 + data[at + 4 :], label="noise")
     info = probe(source)
     assert isinstance(info, AudioInfo)
     found = decode(source, replace(info, duration_s=claim), DecodeTarget(max_decoded_bytes=1 << 30))

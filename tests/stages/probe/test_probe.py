@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from sidecar.errors import CorruptMedia, UnsupportedMedia
-from sidecar.media import AudioInfo, ImageInfo, Source
+from sidecar.media import AudioInfo, DecodeTarget, ImageInfo, Source
+from sidecar.stages.decode import decode
 from sidecar.stages.probe import probe
 from tests import corpus
 
@@ -167,6 +168,28 @@ def test_a_jpeg_of_countless_scans_is_corrupt() -> None:
 )
 def test_only_the_scans_of_the_picture_itself_count(data: bytes) -> None:
     assert probe(Source(data)).format == "jpeg"
+
+
+def _apart(scans: int) -> bytes:
+    """A sequential JPEG of three components whose scans name one component each, as far as headers go."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "JPEG")
+    head = file.getvalue()[: file.getvalue().index(b"\xff\xda")]
+    return head + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0\x12\x34" * scans + b"\xff\xd9"
+
+
+def test_scans_of_single_components_count() -> None:
+    assert probe(Source(_apart(100))).format == "jpeg"
+    with pytest.raises(CorruptMedia, match="more than 100 scans"):
+        probe(Source(_apart(101)))
+
+
+def test_behind_a_scan_of_all_components_there_is_none_to_count() -> None:
+    data = corpus.image("jpeg_444.jpg")
+    scan = data[data.index(b"\xff\xda") : -2]
+    source = Source(data[:-2] + scan * 200 + data[-2:])
+    with pytest.raises(CorruptMedia, match="damaged jpeg"):
+        decode(source, probe(source), DecodeTarget())
 
 
 def _tiff(*tags: tuple[int, int, int], big: bool = False, size: int = 16) -> bytes:
