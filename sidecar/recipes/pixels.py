@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args
 
 from sidecar.errors import InternalError, RecipeError
 from sidecar.media import (
@@ -31,7 +31,7 @@ from sidecar.media import (
 )
 from sidecar.recipes.choice import Choice
 from sidecar.recipes.config import Config, is_count
-from sidecar.recipes.recipe import ignored_step, total_bytes
+from sidecar.recipes.recipe import bytes_of, ignored_step
 from sidecar.stages.transform.geometry import (
     Crop,
     Fixed,
@@ -58,8 +58,6 @@ _TYPES: Final = frozenset({DataType.FP32, DataType.FP16, DataType.BF16, DataType
 
 BILINEAR: Final = 2
 BICUBIC: Final = 3
-# The filters for which torchvision's bits can be had from a PIL: lanczos and these two.
-_FILTERS_OF_TORCHVISION: Final = frozenset({1, BILINEAR, BICUBIC})
 
 # What transformers' loaders read, write or take at call time, and what cannot matter here: one picture at
 # a time, in RGB, into one layout.
@@ -74,13 +72,12 @@ _DRIVING: Final = frozenset({
     "do_rescale", "do_resize", "image_mean", "image_std", "resample", "rescale_factor", "size", "use_square_size",
 })  # fmt: skip
 
-# Which backend a class name asks for. A plain name asks for none.
+# Which backend a class name asks for. A plain name asks for none: transformers then takes torchvision's
+# where that is installed and PIL's where not, which is no property of a model. Here it is always PIL's, the
+# one that has every filter.
 _SUFFIXES: Final[dict[str, Reference]] = {"Fast": "torchvision", "Pil": "pil"}
-_REMEDIES: Final[dict[Reference, str]] = {
-    "pil": "install the Pillow wheel (pip install pillow==13.0.0, in place of pillow-simd)",
-    "torchvision": 'install pillow-simd in place of pillow (CC="cc -mavx2" pip install --no-binary :all: '
-    "pillow-simd==12.1.1.post0)",
-}
+_PLAIN: Final[Reference] = "pil"
+_REFERENCES: Final[tuple[Reference, ...]] = get_args(Reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +129,7 @@ class PixelRecipe:
             steps.append(f"rescale: times {how.scale!r}")
         if how.mean is not None:
             steps.append(f"normalise: minus {list(how.mean)}, over {list(how.std or ())}")
-        faith = "to the bit" if self.exact else "not to the bit: the resize engine at hand differs"
+        faith = "to the bit" if self.exact else "not to the bit: its filter of that name is another"
         steps.append(f"as transformers' {self.reference} backend does, {faith}")
         return (*steps, *ignored_step(self.ignored))
 
@@ -155,7 +152,7 @@ class PixelRecipe:
     def accepts(self, output: str, data_type: DataType) -> bool:
         return output == OUTPUT and data_type in _TYPES
 
-    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> int:
+    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
         """See Recipe. Raises MediaTooLarge where the resized picture would pass its limit."""
         if not isinstance(info, ImageInfo):
             raise InternalError(f"{self.processor} was asked about a sound")
@@ -164,7 +161,7 @@ class PixelRecipe:
         if self.rule is not None:
             check_resized_size(target)
         height, width = target if crop is None else crop.size
-        return total_bytes({OUTPUT: 3 * height * width}, data_types)
+        return bytes_of({OUTPUT: 3 * height * width}, data_types)
 
     def transform(self, frames: Frames) -> tuple[Shaped, ...]:
         """Raises MediaTooLarge where the resized picture would pass its limit."""
@@ -174,7 +171,7 @@ class PixelRecipe:
         height, width, _ = pixels.shape
         target, crop = self._geometry((height, width))
         if self.rule is not None:
-            pixels = resize(pixels, target, self.resample, crop)
+            pixels = resize(pixels, target, self.resample, self.reference, crop)
         elif crop is not None:
             pixels = cropped(pixels, crop)
         return (Shaped(OUTPUT, pixels, value_table(self.normalization, self.reference)),)
@@ -282,45 +279,37 @@ def _normalization(config: Config, defaults: Defaults) -> Normalization:
 
 
 def _followed(config: Config, processor: str, resample: int | None, choice: Choice) -> tuple[Reference, bool]:
-    """Whose bits the recipe follows, and whether the resize engine at hand gives them.
+    """Whose bits the recipe follows, and whether it has them: the reference may lack the filter.
 
     Raises RecipeError where `choice` names no reference of pixels, or wants `exact` and cannot have it.
     """
-    met: frozenset[Reference] = frozenset(_REMEDIES) if resample is None else references_met(resample)
-    reference = _reference(config, processor, choice, met)
+    reference = _reference(config, processor, choice)
+    met = frozenset(_REFERENCES) if resample is None else references_met(resample)
     if reference in met or not choice.exact:
         return reference, reference in met
-    gives = f"those of the {next(iter(met))} backend" if met else "those of neither backend"
-    if resample is not None and resample not in _FILTERS_OF_TORCHVISION and reference == "torchvision":
-        remedy = f"no PIL has torchvision's bits for the filter {FILTERS[resample]}:"
-    else:
-        remedy = f"{_REMEDIES[reference]}, or"
     raise RecipeError(
-        f"{config.source}: {processor} is to have the pixels of transformers' {reference} backend exactly, and the"
-        f" PIL at hand gives {gives}: {remedy} set `reference` to the other one, or `exact: false`",
+        f"{config.source}: {processor} is to have the pixels of transformers' {reference} backend exactly, and"
+        f" those of its filter {FILTERS[resample or 0]} cannot be had: set `reference` to {' or '.join(sorted(met))},"
+        " or `exact: false`",
         file=config.source,
         key="reference",
         value=reference,
-        allowed=", ".join(sorted(met)) or "none",
+        allowed=", ".join(sorted(met)),
     )
 
 
-def _reference(config: Config, processor: str, choice: Choice, met: frozenset[Reference]) -> Reference:
-    for known in _REMEDIES:
+def _reference(config: Config, processor: str, choice: Choice) -> Reference:
+    for known in _REFERENCES:
         if choice.reference == known:
             return known
     if choice.reference != "auto":
         raise RecipeError(
             f"{config.source}: `reference` is {choice.reference!r}, and for {processor} must be"
-            f" {', '.join(_REMEDIES)} or auto",
+            f" {', '.join(_REFERENCES)} or auto",
             file=config.source,
             key="reference",
             value=choice.reference,
-            allowed=", ".join((*_REMEDIES, "auto")),
+            allowed=", ".join((*_REFERENCES, "auto")),
         )
-    for suffix, reference in _SUFFIXES.items():
-        if processor.endswith(suffix):
-            return reference
-    # A plain name means either backend in transformers, whichever is installed; here it means one whose bits
-    # can be had. Where both can, because nothing is resized, it is the one that bicubic models get here.
-    return next(iter(met & references_met(BICUBIC) or met), "pil")
+    endings = (reference for suffix, reference in _SUFFIXES.items() if processor.endswith(suffix))
+    return next(endings, _PLAIN)

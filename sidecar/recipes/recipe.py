@@ -40,11 +40,11 @@ class Recipe(Protocol):
         """Whether pack can give the output in that type (UINT8: bare pixels, normalised by the model)."""
         ...
 
-    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> int:
-        """Memory of the outputs for media with these facts, in the types named by output. Unit: bytes.
+    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
+        """Bytes of each output that `data_types` names, for media with these facts, in the types named.
 
-        An output that `data_types` does not name is not made, and not counted. Raises MediaTooLarge where
-        transform would.
+        What is fixed by the recipe or by a picture's size is exact. A sound whose header understates its
+        length may need more. Raises MediaTooLarge where transform would.
         """
         ...
 
@@ -57,9 +57,9 @@ class Recipe(Protocol):
         ...
 
 
-def total_bytes(elements: Mapping[str, int], data_types: Mapping[str, DataType]) -> int:
-    """Bytes of outputs by their counts of elements, in the types named; those not named do not count."""
-    return sum(count * data_types[name].itemsize for name, count in elements.items() if name in data_types)
+def bytes_of(elements: Mapping[str, int], data_types: Mapping[str, DataType]) -> Mapping[str, int]:
+    """Bytes of outputs by their counts of elements, in the types named; those not named are left out."""
+    return {name: count * data_types[name].itemsize for name, count in elements.items() if name in data_types}
 
 
 def ignored_step(keys: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from sidecar.media import (
 )
 from sidecar.recipes.choice import Choice
 from sidecar.recipes.config import Config
-from sidecar.recipes.recipe import total_bytes
+from sidecar.recipes.recipe import bytes_of
 from sidecar.stages.transform.resample import MARGIN_S
 
 FLOATS: Final = frozenset({DataType.FP32, DataType.FP16, DataType.BF16})
@@ -83,10 +83,12 @@ class SoundRecipe:
         mask[:heard] = 1
         return shaped, Shaped(MASK, mask)
 
-    def _total_bytes(self, rows: int, length: int, data_types: Mapping[str, DataType]) -> int:
+    def _bytes_of(
+        self, rows: int, length: int, data_types: Mapping[str, DataType]
+    ) -> Mapping[str, int]:
         """Bytes of values [rows, length] and of the mask, in the types named by output."""
         elements = {self.OUTPUT: rows * length} | ({MASK: length} if self.mask else {})
-        return total_bytes(elements, data_types)
+        return bytes_of(elements, data_types)
 
 
 def resampler(config: Config, processor: str, choice: Choice) -> str:

@@ -71,9 +71,9 @@ class WhisperRecipe(sound.SoundRecipe):
     def decode_target(self) -> DecodeTarget:
         return sound.decode_target(self.resampler, self.mel.rate, self.length / self.mel.rate)
 
-    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> int:
+    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
         sound.seconds_of(info, self.processor)
-        return self._total_bytes(self.mel.bands, self._frames, data_types)
+        return self._bytes_of(self.mel.bands, self._frames, data_types)
 
     def transform(self, frames: Frames) -> tuple[Shaped, ...]:
         samples = sound.samples_of(frames, self.processor)

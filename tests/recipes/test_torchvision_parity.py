@@ -1,7 +1,7 @@
 """Ours beside transformers' torchvision backend, which runs on torch's own uint8 resize.
 
 The backend itself is the judge where torch and torchvision are installed (scripts/simd.sh makes such an
-environment); its answers, written down by scripts/golden.py, where only pillow-simd is.
+environment); everywhere else its answers are, which scripts/golden.py wrote down.
 """
 
 from __future__ import annotations
@@ -20,18 +20,11 @@ from sidecar.media import DataType, Pixels
 from sidecar.recipes.loader import load_recipe
 from sidecar.recipes.recipe import Recipe
 from sidecar.stages.pack import pack
-from sidecar.stages.transform.resize import references_met
 from testbed.parity import CONFIGS, Keys, reference_pixels, reference_values, torchvision_processor
 from testbed.pictures import KINDS, pictures
 from testbed.torchvision_import import import_torchvision
 
 GOLDEN = json.loads(Path(__file__).with_name("torchvision_pixels.json").read_text(encoding="utf-8"))["crc32"]
-
-BICUBIC = 3
-needs_engine = pytest.mark.skipif(
-    "torchvision" not in references_met(BICUBIC),
-    reason="the PIL installed here does not give torchvision's bits: scripts/simd.sh installs pillow-simd",
-)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +40,6 @@ def loaded(keys: Keys, directory: Path, *, exact: bool = True) -> Recipe:
     return load_recipe(directory, reference="torchvision", exact=exact)
 
 
-@needs_engine
 @pytest.mark.parametrize("name", CONFIGS)
 def test_pixels_are_those_that_the_backend_was_seen_to_give(name: str, tmp_path: Path) -> None:
     recipe = loaded(CONFIGS[name], tmp_path)
@@ -59,7 +51,6 @@ def test_pixels_are_those_that_the_backend_was_seen_to_give(name: str, tmp_path:
     assert GOLDEN[name] == found
 
 
-@needs_engine
 @pytest.mark.parametrize("name", CONFIGS)
 def test_pixels_after_resize_and_crop_are_bit_equal(name: str, tmp_path: Path, torchvision: Any) -> None:
     assert torchvision
@@ -72,7 +63,6 @@ def test_pixels_after_resize_and_crop_are_bit_equal(name: str, tmp_path: Path, t
         assert expected.tobytes() == bytes(tensor.data), title
 
 
-@needs_engine
 @pytest.mark.parametrize("name", CONFIGS)
 def test_floats_are_bit_equal(name: str, tmp_path: Path, torchvision: Any) -> None:
     assert torchvision
@@ -85,7 +75,6 @@ def test_floats_are_bit_equal(name: str, tmp_path: Path, torchvision: Any) -> No
         assert np.array_equal(reference_values(reference, picture), values), title
 
 
-@needs_engine
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(height=st.integers(1, 400), width=st.integers(1, 400), kind=st.sampled_from(sorted(KINDS)))
 def test_pixels_of_any_shape_are_bit_equal(
@@ -95,12 +84,3 @@ def test_pixels_of_any_shape_are_bit_equal(
     keys, picture = CONFIGS["crop wider than the picture"], KINDS[kind](height, width)
     (tensor,) = pack(loaded(keys, tmp_path).transform(Pixels(picture)), {"pixel_values": DataType.UINT8})
     assert reference_pixels(torchvision_processor(keys), picture).tobytes() == bytes(tensor.data)
-
-
-def test_on_any_engine_the_padding_and_the_formula_are_the_backends_own(tmp_path: Path) -> None:
-    """Without a resize the engine does not matter, so this is judged everywhere."""
-    recipe = loaded(CONFIGS["no resize, cropped"], tmp_path)
-    assert recipe.exact
-    for title, picture in pictures():
-        (tensor,) = pack(recipe.transform(Pixels(picture)), {"pixel_values": DataType.UINT8})
-        assert GOLDEN["no resize, cropped"][title] == f"{zlib.crc32(tensor.data):08x}", title

@@ -1,9 +1,17 @@
-"""Pixels to pixels, with the bits of a stated reference. The only place in transform that knows PIL.
+"""Pixels to pixels, with the bits of a stated reference.
 
-Two libraries answer to the name PIL, and their resized bits differ: the Pillow wheel gives those of
-transformers' PIL backend, pillow-simd those of its torchvision backend (torch's uint8 antialiasing code
-descends from it). Which one is at hand is found out by what it computes on a known pattern, never by its
-version: a build with other bits must not pass for one of the two.
+transformers resizes with one of two engines, by the backend that runs. Both are separable filters in fixed
+point with bytes between the passes, and their bits differ:
+
+"pil": Pillow 13. Weights of 22 bits. The pass across comes first, unless the height loses more than twice
+the pixels that the width loses (Pillow 12 and older never turn the passes round).
+"torchvision": torch's antialiased resize of uint8 on processors with AVX2, which pillow-simd 12 matches.
+Weights of 16 bits, with as many of them behind the point as the largest weight leaves room for; always
+across first. It has lanczos, bilinear and bicubic.
+
+In both, an axis that keeps its length is not filtered. The kernels follow either to the bit, whatever
+libraries are installed; tests hold them to Pillow, pillow-simd and torch themselves. Where a crop follows,
+only what it takes is computed, with the bits of resizing everything first.
 
 It never decides which reference to follow, and never resizes to something it would then have to hide.
 """
@@ -11,85 +19,57 @@ It never decides which reference to follow, and never resizes to something it wo
 from __future__ import annotations
 
 import functools
-import zlib
+import math
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from sidecar.errors import MediaTooLarge
+from sidecar.stages import kernels
+from sidecar.stages.kernels import Axis
 from sidecar.stages.transform.geometry import Crop, Reference, Size
 
 # PIL's numbers for its filters, which the models' files use.
 FILTERS: Final = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+_NEAREST: Final = 0
+# torchvision has no box or hamming for tensors, and its nearest is another than PIL's.
+_FILTERS_OF_TORCHVISION: Final = frozenset({1, 2, 3})
 
 # A picture before its crop, at Pillow's 4 bytes a pixel. The shorter edge is set by the model, so the
 # longer one grows with the aspect ratio: 256 MiB admit 1:1300 at an edge of 224, and stop the 1x65000
-# picture of a few hundred bytes that would ask for 13 GB.
+# picture of a few hundred bytes that would ask for 13 GB. What lies outside the crop is not computed, but
+# its weights are, and a picture of that shape has no use.
 MOST_RESIZED_BYTES: Final = 256 << 20
+
+# Axes longer than this are worked out each time: an Axis takes some 16 bytes a sample, and 128 are remembered.
+_LONGEST_REMEMBERED: Final = 1 << 14
 
 _Pixels = npt.NDArray[np.uint8]
 
-# Known answers: CRC-32 over the resized pixels of KNOWN_SIZES, one after the other. Upwards, downwards
-# and in both orientations, because Pillow 13 differs from Pillow 12 in its order of passes for portraits.
-# "pil" was computed by the Pillow 13.0.0 wheel; "torchvision" by torchvision 0.28.0 on torch 2.13.0 (CPU
-# with AVX2 and AVX-512), and pillow-simd 12.1.1.post0 gives the same with SSE4 and with AVX2. torchvision
-# has no box or hamming for tensors, and its nearest rounds otherwise than any PIL, so those have one answer.
-# `scripts/golden.py known` prints this table.
-KNOWN_SIZES: Final[tuple[tuple[Size, Size], ...]] = (
-    ((97, 61), (29, 23)),
-    ((61, 97), (23, 29)),
-    ((97, 61), (40, 224)),
-    ((61, 97), (224, 40)),
-    ((480, 31), (20, 64)),
-    ((31, 480), (64, 20)),
-)
-_KNOWN_ANSWERS: Final[dict[int, dict[Reference, int]]] = {
-    0: {"pil": 0x62D786A6},
-    1: {"pil": 0x3E00A374, "torchvision": 0x4F5E5AC8},
-    2: {"pil": 0x3232328E, "torchvision": 0x05209DF9},
-    3: {"pil": 0x02C913D6, "torchvision": 0x8B420571},
-    4: {"pil": 0x703F9DEA},
-    5: {"pil": 0x680481DD},
-}
 
-
-@functools.cache
 def references_met(resample: int) -> frozenset[Reference]:
-    """The references whose bits the PIL at hand gives with this filter (a key of FILTERS)."""
-    found = known_answer(resample)
-    return frozenset(name for name, answer in _KNOWN_ANSWERS[resample].items() if answer == found)
+    """The references that have this filter (a key of FILTERS), and whose bits it is given with."""
+    return frozenset(("pil", "torchvision") if resample in _FILTERS_OF_TORCHVISION else ("pil",))
 
 
-def known_answer(resample: int) -> int:
-    """CRC-32 of what the PIL at hand makes of the known pattern with this filter."""
-    crc = 0
-    for size, target in KNOWN_SIZES:
-        crc = zlib.crc32(_resize(Image.fromarray(known_pattern(size)), target, resample).tobytes(), crc)
-    return crc
-
-
-def known_pattern(size: Size) -> _Pixels:
-    """Noise that needs no generator: the middle bits of a multiplicative hash (Knuth's 2654435761)."""
-    index = np.arange(size[0] * size[1] * 3, dtype=np.uint64)
-    return (
-        ((index * np.uint64(2654435761) >> np.uint64(11)) & np.uint64(255)).astype(np.uint8).reshape(*size, 3)
-    )
-
-
-def resize(pixels: _Pixels, target: Size, resample: int, crop: Crop | None = None) -> _Pixels:
+def resize(
+    pixels: _Pixels, target: Size, resample: int, reference: Reference, crop: Crop | None = None
+) -> _Pixels:
     """`pixels` resized to `target` (height, width) with a key of FILTERS, then cropped.
 
-    Takes and gives uint8 [height, width, 3]; the result may be read-only. Raises MediaTooLarge where the
-    resized picture, before its crop, would pass MOST_RESIZED_BYTES.
+    Takes and gives uint8 [height, width, 3]; the result may be a view of `pixels`, and read-only. A filter
+    that the reference lacks is PIL's. Raises MediaTooLarge where the resized picture, before its crop, would
+    pass MOST_RESIZED_BYTES, or where what is kept between the passes would.
     """
     check_resized_size(target)
-    image = _resize(Image.fromarray(pixels), target, resample)
+    source: Size = (pixels.shape[0], pixels.shape[1])
     if crop is None:
-        return np.asarray(image)
-    rows, columns = crop.rows, crop.columns
-    cut = np.asarray(image.crop((columns.start, rows.start, columns.stop, rows.stop)))
+        return _resized(pixels, target, resample, reference, range(target[0]), range(target[1]))
+    rows, columns = (range(span.start, span.stop) for span in (crop.rows, crop.columns))
+    if source == target:
+        return cropped(pixels, crop)
+    cut = _resized(pixels, target, resample, reference, rows, columns)
     return padded(cut, crop) if crop.is_padded else cut
 
 
@@ -110,7 +90,10 @@ def padded(cut: _Pixels, crop: Crop) -> _Pixels:
 
 def check_resized_size(target: Size) -> None:
     """Raises MediaTooLarge where a picture of `target` (height, width) would pass MOST_RESIZED_BYTES."""
-    found = target[0] * target[1] * 4
+    _check_bytes(target, target[0] * target[1] * 4)
+
+
+def _check_bytes(target: Size, found: int) -> None:
     if found > MOST_RESIZED_BYTES:
         raise MediaTooLarge(
             f"the picture's aspect ratio is too extreme: resized to {target[1]}x{target[0]} (width x height) it"
@@ -122,6 +105,64 @@ def check_resized_size(target: Size) -> None:
         )
 
 
-def _resize(image: Image.Image, target: Size, resample: int) -> Image.Image:
-    # PIL itself returns the picture as it is where the size does not change, as both references do.
-    return image.resize((target[1], target[0]), Image.Resampling(resample))
+def _resized(  # noqa: PLR0917 - what a resize is given by
+    pixels: _Pixels, target: Size, resample: int, reference: Reference, rows: range, columns: range
+) -> _Pixels:
+    """The pixels [rows, columns) of the whole resized picture."""
+    height, width, channels = pixels.shape
+    if (height, width) == target:
+        return pixels[rows.start : rows.stop, columns.start : columns.stop]
+    source = kernels.sealed(np.ascontiguousarray(pixels).reshape(-1))
+    stride = width * channels
+    shape = (len(rows), len(columns), channels)
+    # One behind the other, and room for what the kernel writes past the end.
+    out = np.empty(math.prod(shape) + kernels.SLACK, np.uint8)
+    if resample == _NEAREST:
+        kernels.pick(
+            source, stride, _nearest(height, target[0])[rows], _nearest(width, target[1])[columns], out
+        )
+    else:
+        _check_bytes(
+            target,
+            max(kernels.weights_bytes(*pair, resample) for pair in ((height, target[0]), (width, target[1]))),
+        )
+        order = _order((height, width), target, reference)
+        short = reference == "torchvision" and resample in _FILTERS_OF_TORCHVISION
+        down = _axis(height, target[0], rows, resample, short=short)
+        across = _axis(width, target[1], columns, resample, short=short)
+        _check_bytes(target, kernels.kept_bytes(order, across, down))
+        kernels.resize(source, stride, order, across, down, out)
+    return out[: math.prod(shape)].reshape(shape)
+
+
+def _order(source: Size, target: Size, reference: Reference) -> int:
+    """The passes that are needed, in the reference's order; at least one is."""
+    lost_rows, lost_columns = source[0] - target[0], source[1] - target[1]
+    if not lost_rows:
+        return kernels.ACROSS
+    if not lost_columns:
+        return kernels.DOWN
+    if reference == "pil" and lost_rows > 2 * max(0, lost_columns):
+        return kernels.DOWN_ACROSS
+    return kernels.ACROSS_DOWN
+
+
+def _axis(source: int, target: int, outputs: range, resample: int, *, short: bool) -> Axis:
+    """The Axis for these outputs of the `target` that `source` samples are resized to."""
+    if source == target:
+        return kernels.cut_axis(outputs.start, outputs.stop)
+    find = _remembered_axis if max(source, target) <= _LONGEST_REMEMBERED else kernels.resized_axis
+    return find(source, target, outputs.start, outputs.stop, resample, short)
+
+
+_remembered_axis = functools.lru_cache(maxsize=128)(kernels.resized_axis)
+
+
+def _nearest(source: int, target: int) -> npt.NDArray[np.int64]:
+    """Which sample each output takes, in PIL's arithmetic: the scale is added up in float64."""
+    steps = np.full(target, source / target)
+    steps[0] *= 0.5
+    found = np.cumsum(steps).astype(np.int64)
+    # Where the sum of many steps ends beyond the last sample, PIL leaves black.
+    found[found >= source] = -1
+    return found
