@@ -4,7 +4,8 @@ The server and its Python backend come out of the nvidia-pytriton wheel, the ONN
 others; the models run in `.venv-models`, an interpreter with numpy < 2, because with numpy 2 this
 server's Python backend answers with empty tensors and no error. The backend's stub, one binary per
 Python minor version, wants the shared libpython, which Debian's python3 comes without: then it is
-unpacked out of Debian's own package. Nothing here needs root, and nothing is written outside
+unpacked out of Debian's own package. A backend of our own, `native/sink.c`, is compiled where there is a
+C compiler; without one its model is left out. Nothing here needs root, and nothing is written outside
 `.triton/` and `.venv-models`.
 """
 
@@ -37,6 +38,10 @@ STEP_TIMEOUT_S = 900.0
 
 # Triton starts the stub of a Python model through a shell and does not quote its path.
 UNQUOTABLE = re.compile(r"[^\w@%+=:,./~-]")
+
+# Any of these; nothing beyond C11 and POSIX is needed, and no headers but the compiler's.
+COMPILERS = ("cc", "gcc", "clang")
+NATIVE = PROJECT / "testbed" / "native" / "sink.c"
 
 # What decides whether an installation is still the one wanted.
 INGREDIENTS = (
@@ -105,7 +110,9 @@ def install() -> Installation:
     HOME.mkdir(exist_ok=True)
     with (HOME / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _read() or _build()
+        found = _read() or _build()
+        _compile(found)
+        return found
 
 
 def main() -> int:
@@ -157,6 +164,25 @@ def _build() -> Installation:
     _write(found)
     _say("Triton is installed")
     return found
+
+
+def _compile(found: Installation) -> None:
+    """Makes the native backend where it is missing or its source has changed; says so where it cannot be."""
+    compiler = next((path for path in map(shutil.which, COMPILERS) if path), None)
+    # Beside what was made, so that a tree unpacked anew gets it anew, and a compiler found later is used.
+    home = found.backends / NATIVE.stem
+    library, stamp = home / f"libtriton_{NATIVE.stem}.so", home / "made-of"
+    wanted = f"{hashlib.sha256(NATIVE.read_bytes()).hexdigest()} {compiler}"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    if compiler is None:
+        _say(f"no C compiler ({', '.join(COMPILERS)}) on PATH: the model {NATIVE.stem!r} is left out")
+    else:
+        flags = ("-std=c11", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", str(library))
+        _run([compiler, *flags, str(NATIVE)], why=f"{NATIVE.name} could not be compiled")
+    stamp.write_text(wanted)
 
 
 def _interpreter() -> Path | None:

@@ -15,6 +15,7 @@ import contextlib
 import http.client
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -35,7 +36,7 @@ SCRATCH = Path("/tmp")  # noqa: S108 - the place is compiled in
 SCRATCH_PATTERN = "python_env_*"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - that is where Triton's Python backend puts its regions
 
-# Fourteen Python models take 5 to 8 s on two idle cores; a loaded machine gets room.
+# Fifteen Python models take 5 to 8 s on two idle cores; a loaded machine gets room.
 START_TIMEOUT_S = 60.0
 # A stop with Python stubs takes 3 to 4 s, most of it spent by Triton waiting for them.
 STOP_TIMEOUT_S = 15.0
@@ -48,6 +49,8 @@ HOST = "127.0.0.1"
 # stop and the restart on the same one.
 PORTS = range(20000, 32000)
 LOG_TAIL_LINES = 25
+# What a model's configuration says of the backend that runs it.
+BACKEND = re.compile(r'^backend: "(\w+)"', re.MULTILINE)
 
 # With glibc's defaults every tensor of some MB is mapped and unmapped again: 25 % of a Python
 # preprocessor's CPU, measured. One thread each for the models' BLAS, because they are many.
@@ -91,7 +94,7 @@ class Triton:
         external: str | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> Triton:
-        """Starts a server with these models of the repository (None: all) and returns when it is ready.
+        """Starts a server with these models of the repository (None: all that can be) and returns when it is ready.
 
         `external`, where given and not empty, is the host:port of a server that already runs and is
         used instead. `installation` defaults to what `python -m testbed.install` made. Raises
@@ -100,9 +103,10 @@ class Triton:
         """
         if external:
             return cls(_reachable(external), server=None)
+        found = installation or installed()
         if models is None:
-            models = sorted(config.parent.name for config in repository.glob("*/config.pbtxt"))
-        server = _Server(installation or installed(), repository, models)
+            models = servable(found, repository)
+        server = _Server(found, repository, models)
         try:
             server.launch(start_timeout_s)
         except BaseException:
@@ -172,6 +176,16 @@ class Triton:
                 "and it is not ours to kill or restart"
             )
         return self._server
+
+
+def servable(found: Installation, repository: Path = MODELS) -> list[str]:
+    """The repository's models whose backends are installed: a native one is not, where nothing compiles it."""
+    there = {library.parent.name for library in found.backends.glob("*/libtriton_*.so")}
+    return sorted(
+        config.parent.name
+        for config in repository.glob("*/config.pbtxt")
+        if there.issuperset(BACKEND.findall(config.read_text()))
+    )
 
 
 class _Server:

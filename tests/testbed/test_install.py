@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from pathlib import Path
 
 import pytest
 
 from testbed import install
+from testbed.triton import servable
 
 Patch = pytest.MonkeyPatch
 
@@ -79,6 +81,56 @@ def test_a_second_run_installs_nothing(capsys: pytest.CaptureFixture[str]) -> No
     assert install.main() == 0
     assert capsys.readouterr().err == ""
     assert install.installed() == before
+
+
+def an_installation(home: Path) -> install.Installation:
+    (home / "backends").mkdir()
+    return install.Installation(home / "tritonserver", home / "backends", home, ())
+
+
+def test_the_sink_is_compiled_once_for_each_state_of_its_source(monkeypatch: Patch, tmp_path: Path) -> None:
+    if not any(map(shutil.which, install.COMPILERS)):
+        pytest.skip("there is no C compiler here")
+    source = tmp_path / "sink.c"
+    source.write_text("int answer(void) { return 42; }\n")
+    monkeypatch.setattr(install, "NATIVE", source)
+    found = an_installation(tmp_path)
+    library = found.backends / "sink" / "libtriton_sink.so"
+    install._compile(found)
+    first = library.stat().st_mtime_ns
+    install._compile(found)
+    assert library.stat().st_mtime_ns == first
+    source.write_text("int answer(void) { return 43; }\n")
+    install._compile(found)
+    assert library.stat().st_mtime_ns > first
+
+
+def test_a_source_that_does_not_compile_is_told(monkeypatch: Patch, tmp_path: Path) -> None:
+    if not any(map(shutil.which, install.COMPILERS)):
+        pytest.skip("there is no C compiler here")
+    source = tmp_path / "sink.c"
+    source.write_text("no C at all\n")
+    monkeypatch.setattr(install, "NATIVE", source)
+    found = an_installation(tmp_path)
+    for _ in range(2):
+        with pytest.raises(install.CannotInstall, match=r"sink\.c could not be compiled"):
+            install._compile(found)
+
+
+def test_without_a_compiler_the_sink_is_left_out_and_that_is_said_once(
+    monkeypatch: Patch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    found = an_installation(tmp_path)
+    for _ in range(2):
+        install._compile(found)
+    assert capsys.readouterr().err == (
+        ">> no C compiler (cc, gcc, clang) on PATH: the model 'sink' is left out\n"
+    )
+    (found.backends / "python").mkdir()
+    (found.backends / "python" / "libtriton_python.so").touch()
+    assert "echo" in servable(found)
+    assert "sink" not in servable(found)
 
 
 def test_without_an_installation_the_error_says_how_to_make_one(monkeypatch: Patch, tmp_path: Path) -> None:

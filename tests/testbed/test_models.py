@@ -19,7 +19,8 @@ from PIL import Image
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from testbed.checksum import checksum, crc32
-from testbed.triton import MODELS, Triton, TritonFailed
+from testbed.install import installed, why_not
+from testbed.triton import MODELS, Triton, TritonFailed, servable
 
 pytestmark = pytest.mark.triton
 
@@ -66,7 +67,10 @@ def test_every_model_of_the_repository_is_served(
     triton: Triton, client: grpcclient.InferenceServerClient
 ) -> None:
     names = sorted(config.parent.name for config in MODELS.glob("*/config.pbtxt"))
-    assert len(names) == 14
+    assert len(names) == 16
+    if why_not() is None:
+        names = servable(installed())
+        assert len(names) >= 15  # the sink needs a C compiler
     assert [name for name in names if not client.is_model_ready(name)] == [], triton
 
 
@@ -162,6 +166,56 @@ def test_echo_gives_back_what_it_got(client: grpcclient.InferenceServerClient) -
     answer = ask(client, "echo", text=texts("a", "", "ü"), numbers=np.array([1.5, -2.0], np.float32))
     assert answer["text"].tolist() == [b"a", b"", "ü".encode()]
     assert answer["numbers"].tolist() == [1.5, -2.0]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 4), (3, 3, 224, 224)])
+def test_the_sink_counts_the_bytes_that_it_does_not_read(
+    client: grpcclient.InferenceServerClient, shape: tuple[int, ...]
+) -> None:
+    if not client.is_model_ready("sink"):
+        pytest.skip("the sink was not compiled: there is no C compiler here")
+    pixels = random(shape)
+    answer = ask(client, "sink", pixel_values=pixels)
+    assert answer["bytes"].tolist() == [[pixels[0].nbytes]] * shape[0]
+
+
+def test_the_sink_is_as_fast_for_large_pictures_and_its_statistics_count_them(
+    client: grpcclient.InferenceServerClient,
+) -> None:
+    if not client.is_model_ready("sink"):
+        pytest.skip("the sink was not compiled: there is no C compiler here")
+    (before,) = client.get_inference_statistics("sink").model_stats
+    ask(client, "sink", pixel_values=random((4, 3, 448, 448)))
+    (after,) = client.get_inference_statistics("sink").model_stats
+    assert after.inference_count - before.inference_count == 4
+    spent = after.inference_stats.compute_infer.ns - before.inference_stats.compute_infer.ns
+    # Reading 9.6 MB takes a millisecond at the least.
+    assert spent / (after.execution_count - before.execution_count) < 1e6
+
+
+def test_embeddings_are_made_from_their_seeds(client: grpcclient.InferenceServerClient) -> None:
+    answer = ask(
+        client,
+        "embeddings",
+        seed=np.array([[3], [2000]], np.int32),
+        values=np.array([[1, 2.5], [3, 4]], np.float16),
+        word=texts("a", "b").reshape(2, 1),
+    )
+    assert {name: array.shape for name, array in answer.items()} == {
+        "embedding": (2, 512, 512),
+        "mask": (2, 512 * 512),
+        "sum": (2, 1),
+        "word": (2, 1),
+    }
+    assert answer["embedding"][:, 0, :2].tolist() == [[3, 4], [2000 - 1024, 2001 - 1024]]
+    assert answer["mask"][:, -1].tolist() == [3, 2000 % 256]
+    assert answer["sum"].tolist() == [[3.5], [7]]
+
+
+@pytest.mark.parametrize("tokens", [100, 600])
+def test_embeddings_may_be_other_than_declared(client: grpcclient.InferenceServerClient, tokens: int) -> None:
+    column = np.array([[tokens]], np.int32)
+    assert ask(client, "embeddings", seed=column, tokens=column)["embedding"].shape == (1, tokens, 512)
 
 
 def test_the_failing_model_fails_with_its_message(client: grpcclient.InferenceServerClient) -> None:

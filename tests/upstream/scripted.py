@@ -16,6 +16,11 @@ leaves a Seen. A caller that goes away does not end its script, as it does not e
 Hold then notes it in `Seen.cancelled`, and the answer goes nowhere. A call without a script fails with
 FAILED_PRECONDITION, which means a mistake in the test. ModelMetadata and ModelConfig answer from
 `metadata` and `config`; None there is UNIMPLEMENTED, as from a server without that call.
+
+Shared memory is registered and unregistered as Triton does it, in words and in status, by name alone:
+nothing is mapped. `refuses` answers instead where it is set, and `busy` regions cannot be unregistered.
+A request that names a region not registered is refused before its script is looked at; `forget` makes the
+server one that was started anew.
 """
 
 from __future__ import annotations
@@ -126,6 +131,10 @@ class ScriptedServer:
         self.seen: list[Seen] = []
         self.metadata: Any = None
         self.config: Any = None
+        self.regions: set[str] = set()
+        self.refuses: Fail | None = None
+        self.busy = False
+        self.registrations = 0
 
     @property
     def address(self) -> str:
@@ -159,6 +168,10 @@ class ScriptedServer:
         """Takes connections again, at the same address."""
         await self._relay.listen()
 
+    def forget(self) -> None:
+        """Knows no region any more, as after a restart."""
+        self.regions.clear()
+
     @property
     def handler(self) -> grpc.GenericRpcHandler:
         """The service, for a grpc.aio server."""
@@ -170,6 +183,8 @@ class ScriptedServer:
                 "ModelConfig": unary(self._config),
                 "ModelInfer": unary(self._infer),
                 "ModelStreamInfer": stream(self._stream),
+                "SystemSharedMemoryRegister": unary(self._register),
+                "SystemSharedMemoryUnregister": unary(self._unregister),
             },
         )
 
@@ -179,7 +194,28 @@ class ScriptedServer:
     async def _config(self, _: bytes, context: aio.ServicerContext[Any, Any]) -> bytes:
         return await _told(self.config, context)
 
+    async def _register(self, request: bytes, context: aio.ServicerContext[Any, Any]) -> bytes:
+        self.registrations += 1
+        if self.refuses is not None:
+            await context.abort(self.refuses.code, self.refuses.words)
+        name = service_pb2.SystemSharedMemoryRegisterRequest.FromString(request).name
+        if name in self.regions:
+            words = f"shared memory region '{name}' already in manager"
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, words)
+        self.regions.add(name)
+        return b""
+
+    async def _unregister(self, request: bytes, context: aio.ServicerContext[Any, Any]) -> bytes:
+        name = service_pb2.SystemSharedMemoryUnregisterRequest.FromString(request).name
+        if self.busy and name in self.regions:
+            words = f"Cannot unregister shared memory region '{name}', it is currently in use."
+            await context.abort(grpc.StatusCode.INTERNAL, words)
+        self.regions.discard(name)
+        return b""
+
     async def _infer(self, request: bytes, context: aio.ServicerContext[Any, Any]) -> bytes:
+        if (unknown := self._unknown_region(request)) is not None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, unknown)
         async for said in self._play(request, context):
             return said
         return b""
@@ -188,8 +224,21 @@ class ScriptedServer:
         self, requests: AsyncIterator[bytes], context: aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[bytes]:
         async for request in requests:
+            if (unknown := self._unknown_region(request)) is not None:
+                yield service_pb2.ModelStreamInferResponse(error_message=unknown).SerializeToString()
+                continue
             async for said in self._play(request, context):
                 yield said
+
+    def _unknown_region(self, request: bytes) -> str | None:
+        """Triton's words about a region that a request names and nobody registered; None where all is well."""
+        message = service_pb2.ModelInferRequest.FromString(request)
+        for tensor in (*message.inputs, *message.outputs):
+            if "shared_memory_region" in tensor.parameters:
+                name = tensor.parameters["shared_memory_region"].string_param
+                if name not in self.regions:
+                    return f"Unable to find shared memory region: '{name}'"
+        return None
 
     async def _play(self, request: bytes, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:
         headers = dict(context.invocation_metadata() or ())

@@ -2,7 +2,8 @@
 
 Pure. A row is what one item gives: a packed tensor for each of the binding's media inputs, in its
 order, by the recipe's names, shaped without batch or items axis; what is sent bears the model's names.
-Joining copies each byte once at most, and not at all for a single row; splitting an answer copies nothing.
+Joining copies nothing for a single row, and nothing for rows that follow one another in the arena; else
+each byte once. Splitting an answer copies nothing.
 """
 
 from __future__ import annotations
@@ -70,10 +71,25 @@ def chunk(rows: Sequence[Row], most: int) -> tuple[tuple[int, ...], ...]:
 
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of one name, type and shape [...] to one of shape [n, ...]; one of them is not copied."""
+    """Tensors of one name, type and shape [...] to one of shape [n, ...]."""
     first = tensors[0]
-    data = first.data if len(tensors) == 1 else b"".join(tensor.data for tensor in tensors)
-    return replace(first, shape=(len(tensors), *first.shape), data=data)
+    shape = (len(tensors), *first.shape)
+    if len(tensors) == 1:
+        return replace(first, shape=shape)
+    if (data := _neighbours(tensors)) is not None:
+        return replace(first, shape=shape, data=data)
+    return replace(first, shape=shape, data=b"".join(tensor.data for tensor in tensors), at=None)
+
+
+def _neighbours(tensors: Sequence[Tensor]) -> memoryview | None:
+    """The memory of tensors that follow one another in the arena, as one piece; None where they do not."""
+    first = tensors[0]
+    if first.at is None or not isinstance(first.data, memoryview):
+        return None
+    if any(tensor.at != first.at + place * first.nbytes for place, tensor in enumerate(tensors)):
+        return None
+    whole = memoryview(first.data.obj).cast("B")
+    return whole[first.at : first.at + len(tensors) * first.nbytes]
 
 
 def replicate(tensor: Tensor, rows: int) -> Tensor:

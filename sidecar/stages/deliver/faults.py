@@ -54,6 +54,8 @@ BY_STATUS_AND_WORDS: Mapping[grpc.StatusCode, Words] = MappingProxyType(
             ("is not at ready state", UpstreamModelMissing),  # read
             ("is not ready", UpstreamModelMissing),  # read
         ),
+        # The region of shared memory that a request spoke of, not a model.
+        grpc.StatusCode.NOT_FOUND: (("Unable to find shared memory region", UpstreamFailed),),
         # gRPC's own limits say the same status of a message.
         grpc.StatusCode.RESOURCE_EXHAUSTED: (("message larger than max", UpstreamRejected),),
     }
@@ -75,6 +77,17 @@ BY_STREAMED_WORDS: Words = (
     ("parameter keys starting with", UpstreamRejected),
     ("invalid value type for", UpstreamRejected),
 )
+
+# A request that names a region this server process was never told of is refused before anything is run.
+_UNKNOWN_REGION = "Unable to find shared memory region"
+# An output that is larger than the place it was to be written to: INTERNAL, after the model has run.
+_TOO_SMALL = re.compile(r"^shared memory size specified with the request for output .* should be at least")
+# Ends of a call that say nothing of what became of it at the server; gRPC itself says INTERNAL and UNKNOWN
+# of streams that were reset under it (words read in its source).
+_DOUBTFUL = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
+)
+_DOUBTFUL_WORDS = ("RST_STREAM", "Stream removed", "GOAWAY")
 
 # What happened, and what to do.
 _STORY: Mapping[Kind, tuple[str, str]] = MappingProxyType(
@@ -124,6 +137,26 @@ def of_status(code: grpc.StatusCode, words: str, model: str) -> UpstreamError:
 def of_stream(words: str, model: str) -> UpstreamError:
     """What an error message inside a stream means, with the server's words quoted."""
     return of_kind(_by_words(BY_STREAMED_WORDS, words) or UpstreamFailed, words, model)
+
+
+def is_unknown_region(words: str) -> bool:
+    """Whether a request was refused because the server does not know the region it named: nothing was run."""
+    return _UNKNOWN_REGION in words
+
+
+def is_too_small(words: str) -> bool:
+    """Whether a request failed because an output did not fit the place in shared memory that it was given."""
+    return _TOO_SMALL.search(words) is not None
+
+
+def is_in_doubt(code: grpc.StatusCode, words: str) -> bool:
+    """Whether a call that ended so may still be under way at the server.
+
+    What Triton says of its queue is its answer, whatever the status: that request is over.
+    """
+    if _by_words(BY_STATUS_AND_WORDS.get(code, ()), words) is not None:
+        return False
+    return code in _DOUBTFUL or any(part in words for part in _DOUBTFUL_WORDS)
 
 
 def of_kind(kind: type[Leaf], words: str, model: str, **facts: object) -> Leaf:

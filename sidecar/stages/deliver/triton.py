@@ -3,9 +3,14 @@
 One channel, no state about models. The messages are tritonclient's generated ones, the calls are
 grpc.aio's own: tritonclient's asyncio client takes three times as long for a 2.4 MB input.
 
-What must never happen here: a call without the caller's deadline or that outlives its caller, an
-error of gRPC leaving as itself, an answer whose bytes contradict its shape, or the request header
-`triton_grpc_error` (see `faults.py`).
+Inputs that lie in the arena, and outputs of a size known beforehand, are handed over by place where
+the server takes part in that (see `shared_memory.py`). A call with outputs there is never cancelled at
+the server: when its caller goes, it runs on to its end and its answer is dropped, for only at its end is
+it certain that nothing more is written to its slots.
+
+What must never happen here: a call without the caller's deadline or that outlives its caller, but for
+the above; an error of gRPC leaving as itself, an answer whose bytes contradict its shape, or the request
+header `triton_grpc_error` (see `faults.py`).
 """
 
 from __future__ import annotations
@@ -13,9 +18,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
+import grpc
 from annotated_types import Ge, Gt, Le
 from grpc import aio
 
@@ -23,10 +29,12 @@ from sidecar.addresses import is_host_port, is_unix
 from sidecar.deadline import Deadline
 from sidecar.errors import SettingsError, UpstreamUnavailable, UpstreamUnimplemented
 from sidecar.stages.deliver import faults
-from sidecar.stages.deliver.upstream import Answer, Call, Signature
+from sidecar.stages.deliver.shared_memory import Handover, Lender, Loan
+from sidecar.stages.deliver.upstream import Answer, Call, SharedMemory, Signature
 from sidecar.stages.deliver.wire import (
     SERVICE,
     check_complete,
+    event_words,
     lay_question,
     lay_request,
     read_answer,
@@ -49,7 +57,8 @@ class TritonConfig:
     and `reconnect_within_s` the longest between two: by gRPC's own 1 and 120 a restarted server would
     stay unused for a minute. `keepalive_s` is the pause before a silent connection with calls under way
     is asked for a sign of life: Triton hangs up on who asks again within 300. `keepalive_timeout_s` is
-    how long that sign may take, and how long sent bytes may stay unacknowledged.
+    how long that sign may take, and how long sent bytes may stay unacknowledged. `shared_memory` "auto"
+    hands tensors over without copies where the model server allows it, "off" always sends bytes.
     """
 
     address: str
@@ -60,6 +69,7 @@ class TritonConfig:
     reconnect_within_s: Annotated[float, Gt(0)] = 0.5
     keepalive_s: Annotated[float, Gt(0)] = 330.0
     keepalive_timeout_s: Annotated[float, Gt(0)] = 10.0
+    shared_memory: Literal["auto", "off"] = "auto"
 
     def __post_init__(self) -> None:
         if not (is_host_port(self.address) or is_unix(self.address)):
@@ -99,6 +109,10 @@ def _ms(seconds: float) -> int:
 _END_S = 1.0
 
 
+# How long `close` waits for calls that run on without their callers. Out of the air.
+_CLOSE_S = 2.0
+
+
 async def _ended(under_way: aio.StreamStreamCall[bytes, bytes]) -> None:
     """Waits for the server's own end of a stream, a while at most.
 
@@ -112,9 +126,12 @@ async def _ended(under_way: aio.StreamStreamCall[bytes, bytes]) -> None:
 
 
 class TritonUpstream:
-    """A model server behind one channel. Made inside a running event loop; closed by `close`."""
+    """A model server behind one channel. Made inside a running event loop; closed by `close`.
 
-    def __init__(self, config: TritonConfig) -> None:
+    `memory` is the arena, where there is one; it must outlive the upstream.
+    """
+
+    def __init__(self, config: TritonConfig, memory: SharedMemory | None = None) -> None:
         self._config = config
         self._closed = False
         self._channel = aio.insecure_channel(config.address, options=config.channel_options)
@@ -124,6 +141,13 @@ class TritonUpstream:
         self._model_config: _Unary = self._channel.unary_unary(f"{SERVICE}ModelConfig")
         self._infer: _Unary = self._channel.unary_unary(f"{SERVICE}ModelInfer")
         self._stream: _Stream = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
+        off = config.shared_memory == "off"
+        why = "`triton.shared_memory` is off" if off else "there is no arena"
+        self._lender = Lender(None if off else memory, self._channel, why)
+        self._detached: set[asyncio.Task[Answer]] = set()
+        self._detached_total = 0
+        self._shared_calls_total = self._raw_calls_total = 0
+        self._shared_bytes_total = self._copied_bytes_total = 0
 
     def __repr__(self) -> str:
         return f"TritonUpstream({self._config.address!r}{', closed' if self._closed else ''})"
@@ -140,14 +164,30 @@ class TritonUpstream:
         # Only Triton has configurations; without one a model is what its metadata says.
         with suppress(UpstreamUnimplemented), self._meaning(model):
             config = await self._model_config(lay_question(model, version), timeout=sooner.remaining_s())
-        return read_signature(metadata, config, model, version)
+        signature = read_signature(metadata, config, model, version)
+        self._lender.described(model)
+        await self._lender.ready(sooner)
+        return signature
 
     async def infer(self, call: Call, deadline: Deadline) -> Answer:
-        """Asks once. Cancelling the awaiting task cancels the call at the server."""
+        """Asks once. Cancelling the awaiting task cancels the call at the server, unless outputs of it are
+        to be written to slots: then it runs on there, without its caller.
+        """
         deadline.check("deliver")
-        with self._meaning(call.model):
-            response = await self._infer(lay_request(call), timeout=deadline.remaining_s())
-        return check_complete(read_answer(response, call), call)
+        await self._lender.ready(deadline)
+        loan = self._lender.lend(call, outputs=True)
+        if not loan.outputs:
+            return await self._ask(call, loan, deadline)
+        asking = asyncio.create_task(self._ask(call, loan, Deadline(None)), name="infer")
+        try:
+            await asyncio.wait({asking}, timeout=deadline.remaining_s())
+        except asyncio.CancelledError:
+            self._detach(asking)
+            raise
+        if not asking.done():
+            self._detach(asking)
+            raise faults.of_status(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", call.model)
+        return asking.result()
 
     async def stream(self, call: Call, deadline: Deadline) -> AsyncGenerator[Answer, None]:
         """Asks, and yields every response until the model's last.
@@ -157,29 +197,155 @@ class TritonUpstream:
         yielded; a server that marks none ends the stream instead.
         """
         deadline.check("deliver")
-        with self._meaning(call.model):
-            under_way = self._stream(timeout=deadline.remaining_s())
+        await self._lender.ready(deadline)
+        loan = self._lender.lend(call, outputs=False)
+        under_way: aio.StreamStreamCall[bytes, bytes] | None = None
         try:
-            with self._meaning(call.model):
-                await under_way.write(lay_request(call, want_final=True))
-                await under_way.done_writing()
-            last = False
-            while not last:
-                with self._meaning(call.model):
-                    message = await under_way.read()
-                if not isinstance(message, bytes):
-                    return  # EOF: the server ended the stream with status OK
+            under_way, message = await self._open(call, loan, deadline)
+            while isinstance(message, bytes):
                 answer, last = read_event(message, call)
+                loan.ended = last
                 if answer.outputs or not last:
                     yield answer
-            await _ended(under_way)
+                if last:
+                    await _ended(under_way)
+                    return
+                with self._meaning(call.model):
+                    message = await under_way.read()
+            loan.ended = True  # EOF: the server ended the stream with status OK
         finally:
-            under_way.cancel()
+            if under_way is not None:
+                under_way.cancel()
+            self._lender.take_back(loan)
+
+    def handover(self) -> Handover:
+        """How tensors went to the model server so far."""
+        return Handover(
+            path=self._lender.path,
+            reason=self._lender.reason,
+            registrations_total=self._lender.registrations_total,
+            shared_calls_total=self._shared_calls_total,
+            raw_calls_total=self._raw_calls_total,
+            shared_bytes_total=self._shared_bytes_total,
+            copied_bytes_total=self._copied_bytes_total,
+            detached_total=self._detached_total,
+            detached=len(self._detached),
+            limbo=self._lender.limbo,
+        )
 
     async def close(self) -> None:
-        """Closes the channel; calls under way end as UpstreamUnavailable."""
-        self._closed = True
+        """Closes the channel, after the model server was told to let go of the arena, for which calls that
+        use it are given a while; calls still under way then end as UpstreamUnavailable.
+        """
+        if not self._closed:
+            self._closed = True
+            if self._detached:
+                await asyncio.wait(self._detached, timeout=_CLOSE_S)
+            await self._lender.close()
         await self._channel.close()
+
+    async def _ask(self, call: Call, loan: Loan, deadline: Deadline) -> Answer:
+        """Asks, reads the answer and ends the loan, whatever becomes of it."""
+        answer: Answer | None = None
+        try:
+            with self._meaning(call.model):
+                response = await self._exchange(call, loan, deadline)
+            answer = check_complete(read_answer(response, call, loan.outputs), call)
+        finally:
+            self._lender.take_back(loan, answer.slots if answer else ())
+        return answer
+
+    async def _exchange(self, call: Call, loan: Loan, deadline: Deadline) -> bytes:
+        """A request and its response; the request is repeated once where only its places were wrong.
+
+        A server that does not know the region has run nothing. One that finds an output too large for its
+        slot has run the model; the signature then is wrong, and this is the price of it, paid once.
+        """
+        try:
+            return await self._send(call, loan, deadline)
+        except aio.AioRpcError as error:
+            words = error.details() or ""
+            if loan.region is not None and faults.is_unknown_region(words):
+                await self._register_again(loan, deadline)
+            elif loan.outputs and faults.is_too_small(words):
+                self._lender.widen(loan, call.model)
+            else:
+                raise
+        return await self._send(call, loan, deadline)
+
+    async def _send(self, call: Call, loan: Loan, deadline: Deadline) -> bytes:
+        message = self._lay(call, loan)
+        loan.ended = False
+        try:
+            response = await self._infer(message, timeout=deadline.remaining_s())
+        except aio.AioRpcError as error:
+            loan.ended = not faults.is_in_doubt(error.code(), error.details() or "")
+            raise
+        loan.ended = True
+        return response
+
+    async def _open(
+        self, call: Call, loan: Loan, deadline: Deadline
+    ) -> tuple[aio.StreamStreamCall[bytes, bytes], object]:
+        """A stream that the request was written to, and its first message, or EOF; begun again once where
+        the server did not know the region.
+        """
+        under_way, message = await self._begin(call, loan, deadline)
+        if loan.region is not None and isinstance(message, bytes):
+            try:
+                forgotten = faults.is_unknown_region(event_words(message, call.model))
+                if forgotten:
+                    await self._register_again(loan, deadline)
+            except BaseException:
+                under_way.cancel()
+                raise
+            if forgotten:
+                under_way.cancel()
+                return await self._begin(call, loan, deadline)
+        return under_way, message
+
+    async def _begin(
+        self, call: Call, loan: Loan, deadline: Deadline
+    ) -> tuple[aio.StreamStreamCall[bytes, bytes], object]:
+        message = self._lay(call, loan, want_final=True)
+        with self._meaning(call.model):
+            under_way = self._stream(timeout=deadline.remaining_s())
+            try:
+                await under_way.write(message)
+                await under_way.done_writing()
+                return under_way, await under_way.read()
+            except BaseException:
+                under_way.cancel()
+                raise
+
+    async def _register_again(self, loan: Loan, deadline: Deadline) -> None:
+        self._lender.forgotten(loan)
+        await self._lender.ready(deadline)
+        self._lender.renew(loan)
+
+    def _lay(self, call: Call, loan: Loan, *, want_final: bool = False) -> bytes:
+        if loan.outputs and not call.outputs and call.signature is not None:
+            call = replace(call, outputs=tuple(spec.name for spec in call.signature.outputs))
+        laid = lay_request(call, region=loan.region, into=loan.outputs, want_final=want_final)
+        if laid.shared or loan.outputs:
+            self._shared_calls_total += 1
+        else:
+            self._raw_calls_total += 1
+        self._shared_bytes_total += laid.shared
+        self._copied_bytes_total += laid.copied
+        return laid.message
+
+    def _detach(self, asking: asyncio.Task[Answer]) -> None:
+        """Lets a call run to its end without its caller."""
+        self._detached_total += 1
+        self._detached.add(asking)
+        asking.add_done_callback(self._drop)
+
+    def _drop(self, asked: asyncio.Task[Answer]) -> None:
+        self._detached.discard(asked)
+        if not asked.cancelled() and asked.exception() is None:
+            for slot in asked.result().slots:
+                slot.release()
 
     @contextmanager
     def _meaning(self, model: str) -> Iterator[None]:
@@ -189,7 +355,10 @@ class TritonUpstream:
         try:
             yield
         except aio.AioRpcError as error:
-            raise faults.of_status(error.code(), error.details() or "", model) from error
+            meaning = faults.of_status(error.code(), error.details() or "", model)
+            if isinstance(meaning, UpstreamUnavailable):
+                self._lender.lost()
+            raise meaning from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
             # Closing the channel cancels its calls, and gRPC tells that as if the task had been.

@@ -31,11 +31,59 @@ class Signature:
     decoupled: bool
 
 
+class Slot(Protocol):
+    """A leased piece of the arena, as far as deliver knows it. It is free again when every holder released it.
+
+    `offset` is bytes from the arena's start; `view` is its memory, writable, as many bytes as were asked for.
+    """
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def view(self) -> memoryview: ...
+
+    def retain(self) -> None:
+        """Takes part in holding it: one more `release` is needed."""
+        ...
+
+    def release(self) -> None:
+        """Ends one holder's part."""
+        ...
+
+    def pin(self) -> None:
+        """Says that another process may touch it: however long that takes, it is not given out meanwhile."""
+        ...
+
+    def unpin(self) -> None:
+        """Takes one `pin` back: that process is done with it."""
+        ...
+
+
+class SharedMemory(Protocol):
+    """The arena, as far as deliver knows it: a POSIX shared-memory object that a model server can open."""
+
+    @property
+    def name(self) -> str:
+        """What shm_open takes, without the slash."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole."""
+        ...
+
+    def try_take(self, nbytes: int) -> Slot | None:
+        """A slot, if there is room this instant; never waits."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request to a model server. Tensors carry the batch axis wherever the model batches.
 
-    `version` empty takes the server's choice; `outputs` empty takes all.
+    `version` empty takes the server's choice; `outputs` empty takes all. `slots` lie under those inputs that
+    are in the arena; the upstream retains them for as long as the model server may read them. `signature`
+    is the model's own, where it is known: output sizes are foretold from it.
     """
 
     model: str
@@ -44,15 +92,21 @@ class Call:
     outputs: tuple[str, ...] = ()
     request_id: str = ""
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    slots: tuple[Slot, ...] = ()
+    signature: Signature | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One response of a model server, and which model and version gave it."""
+    """One response of a model server, and which model and version gave it.
+
+    `slots` lie under those outputs that are in the arena; who has the answer releases them, once.
+    """
 
     outputs: tuple[Tensor, ...]
     model: str
     version: str
+    slots: tuple[Slot, ...] = ()
 
 
 class Upstream(Protocol):

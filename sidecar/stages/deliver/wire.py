@@ -5,13 +5,19 @@ follow as the last field, straight from the buffers that hold them. That is one 
 where the generated classes make three (into the message, out of it, and out of a memoryview), and it
 is valid protobuf: `raw_input_contents` has the highest field number, so the bytes are the same.
 
-An answer's tensors may be raw or typed; either way nothing leaves here whose bytes contradict its
-type and shape, because everything after this point trusts them.
+A tensor that lies in the arena has no bytes in a message at all, only the place where they are: an
+entry of `raw_input_contents` stands for each of the *other* inputs, in their order, and an output that
+was asked for there comes back without contents.
+
+An answer's tensors may be raw or typed or in the arena; whichever, nothing leaves here whose bytes
+contradict its type and shape, because everything after this point trusts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NoReturn, TypeVar
 
@@ -23,7 +29,7 @@ from sidecar.errors import UpstreamFailed
 from sidecar.media import DataType, Tensor, TensorSpec
 from sidecar.stages.deliver.elements import encode, fault
 from sidecar.stages.deliver.faults import of_stream, quote
-from sidecar.stages.deliver.upstream import Answer, Call, ParameterValue, Signature
+from sidecar.stages.deliver.upstream import Answer, Call, ParameterValue, Signature, Slot
 
 Parsed = TypeVar("Parsed", bound=Message)
 
@@ -63,32 +69,75 @@ _PARAMETER_FIELDS: tuple[tuple[type, str], ...] = (
 )
 
 
-def lay_request(call: Call, *, want_final: bool = False) -> bytes:
+_REGION, _OFFSET, _BYTE_SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
+_NOWHERE: Mapping[str, Slot] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A serialised request; of the inputs' bytes, `copied` are in it and `shared` lie in the arena."""
+
+    message: bytes
+    copied: int
+    shared: int
+
+
+def lay_request(
+    call: Call,
+    *,
+    region: str | None = None,
+    into: Mapping[str, Slot] = _NOWHERE,
+    want_final: bool = False,
+) -> Laid:
     """A call as a serialised ModelInferRequest.
 
+    With `region`, the name that the model server knows the arena by, inputs that lie there are told by
+    their place. `into` are the slots that outputs are to be written to, by the outputs' names; the names
+    of all outputs must then be in `call.outputs`, for a server leaves out what is not named beside others.
     `want_final` asks for an empty last response, without which a decoupled model's end is not told.
     """
+    shared = [region is not None and tensor.at is not None and tensor.nbytes > 0 for tensor in call.inputs]
     header = service_pb2.ModelInferRequest(
         model_name=call.model,
         model_version=call.version,
         id=call.request_id,
         inputs=[
             service_pb2.ModelInferRequest.InferInputTensor(
-                name=tensor.name, datatype=tensor.data_type.value, shape=tensor.shape
+                name=tensor.name,
+                datatype=tensor.data_type.value,
+                shape=tensor.shape,
+                parameters=_place(region, tensor.at or 0, tensor.nbytes) if lies_there else None,
             )
-            for tensor in call.inputs
+            for tensor, lies_there in zip(call.inputs, shared, strict=True)
         ],
         outputs=[
-            service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in call.outputs
+            service_pb2.ModelInferRequest.InferRequestedOutputTensor(
+                name=name,
+                parameters=_place(region, into[name].offset, into[name].view.nbytes)
+                if name in into
+                else None,
+            )
+            for name in call.outputs
         ],
         parameters={name: _parameter(value) for name, value in call.parameters.items()},
     )
     if want_final:
         header.parameters[WANT_FINAL].bool_param = True
     parts: list[bytes | memoryview] = [header.SerializeToString()]
-    for tensor in call.inputs:
-        parts += (_RAW_TAG, varint(tensor.nbytes), tensor.data)
-    return b"".join(parts)
+    copied = 0
+    for tensor, lies_there in zip(call.inputs, shared, strict=True):
+        if not lies_there:
+            parts += (_RAW_TAG, varint(tensor.nbytes), tensor.data)
+            copied += tensor.nbytes
+    return Laid(b"".join(parts), copied, sum(tensor.nbytes for tensor in call.inputs) - copied)
+
+
+def _place(region: str | None, offset: int, nbytes: int) -> dict[str, service_pb2.InferParameter]:
+    return {
+        _REGION: service_pb2.InferParameter(string_param=region),
+        _OFFSET: service_pb2.InferParameter(int64_param=offset),
+        _BYTE_SIZE: service_pb2.InferParameter(int64_param=nbytes),
+    }
 
 
 def varint(number: int) -> bytes:
@@ -104,6 +153,21 @@ def varint(number: int) -> bytes:
 def lay_question(model: str, version: str) -> bytes:
     """A serialised ModelMetadataRequest; ModelConfigRequest has the same fields."""
     laid: bytes = service_pb2.ModelMetadataRequest(name=model, version=version).SerializeToString()
+    return laid
+
+
+def lay_registration(name: str, nbytes: int) -> bytes:
+    """A serialised SystemSharedMemoryRegisterRequest of a whole shared-memory object, under its own name."""
+    request = service_pb2.SystemSharedMemoryRegisterRequest(
+        name=name, key=f"/{name}", offset=0, byte_size=nbytes
+    )
+    laid: bytes = request.SerializeToString()
+    return laid
+
+
+def lay_unregistration(name: str) -> bytes:
+    """A serialised SystemSharedMemoryUnregisterRequest. The empty name would be every region there is."""
+    laid: bytes = service_pb2.SystemSharedMemoryUnregisterRequest(name=name).SerializeToString()
     return laid
 
 
@@ -143,6 +207,12 @@ def read_signature(metadata_bytes: bytes, config_bytes: bytes | None, model: str
     )
 
 
+def event_words(event: bytes, model: str) -> str:
+    """The error message of a serialised ModelStreamInferResponse, empty where it has none."""
+    words: str = _parse(service_pb2.ModelStreamInferResponse, event, model).error_message
+    return words
+
+
 def read_event(event: bytes, call: Call) -> tuple[Answer, bool]:
     """A serialised ModelStreamInferResponse: its answer, and whether it says that it is the last.
 
@@ -153,31 +223,35 @@ def read_event(event: bytes, call: Call) -> tuple[Answer, bool]:
         raise of_stream(message.error_message, call.model)
     response = message.infer_response
     last = IS_FINAL in response.parameters and bool(response.parameters[IS_FINAL].bool_param)
-    return _answer(response, call), last
+    return _answer(response, call, _NOWHERE), last
 
 
-def read_answer(response: bytes, call: Call) -> Answer:
-    """A serialised ModelInferResponse's outputs, raw or typed, checked; in the order asked for, or else
-    the server's.
+def read_answer(response: bytes, call: Call, into: Mapping[str, Slot] = _NOWHERE) -> Answer:
+    """A serialised ModelInferResponse's outputs, wherever they are, checked; in the order asked for, or
+    else the server's.
+
+    `into` is what the request was laid with; the answer has those slots that outputs lie in.
 
     Raises UpstreamFailed for bytes that are no such message, and for outputs that are given twice, of a
     type not known here, or whose bytes are not what their type and shape take. Whether all are there
     is for `check_complete` to say.
     """
-    return _answer(_parse(service_pb2.ModelInferResponse, response, call.model), call)
+    return _answer(_parse(service_pb2.ModelInferResponse, response, call.model), call, into)
 
 
-def _answer(response: service_pb2.ModelInferResponse, call: Call) -> Answer:
+def _answer(response: service_pb2.ModelInferResponse, call: Call, into: Mapping[str, Slot]) -> Answer:
     outputs: dict[str, Tensor] = {}
-    for tensor in _tensors(response, call.model):
+    for tensor in _tensors(response, call.model, into):
         if tensor.name in outputs:
             _fail(call.model, f"gave output {tensor.name!r} twice")
         outputs[tensor.name] = tensor
     wanted = call.outputs or tuple(outputs)
+    found = tuple(outputs[name] for name in wanted if name in outputs)
     return Answer(
-        tuple(outputs[name] for name in wanted if name in outputs),
+        found,
         response.model_name or call.model,
         response.model_version,
+        tuple(into[tensor.name] for tensor in found if tensor.at is not None),
     )
 
 
@@ -198,17 +272,64 @@ def _parse(kind: type[Parsed], data: bytes, model: str) -> Parsed:
         _fail(model, f"answered with {len(data)} bytes that are no {kind.DESCRIPTOR.name}")
 
 
-def _tensors(response: service_pb2.ModelInferResponse, model: str) -> Iterable[Tensor]:
-    raw = response.raw_output_contents
-    if raw and len(raw) != len(response.outputs):
-        _fail(model, f"gave {len(response.outputs)} outputs but the contents of {len(raw)}")
-    for place, output in enumerate(response.outputs):
+def _tensors(
+    response: service_pb2.ModelInferResponse, model: str, into: Mapping[str, Slot]
+) -> Iterator[Tensor]:
+    for output, raw in _contents(response, model, into):
         data_type = _data_type(output.datatype, output.name, model)
-        data = raw[place] if raw else _typed(output, data_type, model)
-        tensor = Tensor(output.name, data_type, tuple(output.shape), data)
+        shape = tuple(output.shape)
+        if raw is not None:
+            tensor = Tensor(output.name, data_type, shape, raw)
+        elif output.name in into and not output.contents.ByteSize():
+            tensor = _in_slot(output, data_type, shape, into[output.name], model)
+        else:
+            tensor = Tensor(output.name, data_type, shape, _typed(output, data_type, model))
         if problem := fault(tensor):
             _fail(model, f"gave output {output.name!r}, which {problem}{_hint(tensor)}")
         yield tensor
+
+
+def _contents(
+    response: service_pb2.ModelInferResponse, model: str, into: Mapping[str, Slot]
+) -> Iterator[tuple[service_pb2.ModelInferResponse.InferOutputTensor, bytes | None]]:
+    """Each output with its raw contents, None where it has none.
+
+    Triton 2.51 puts empty ones in the place of an output that is in the arena; the protocol's words allow
+    a server to leave them out.
+    """
+    raw, outputs = response.raw_output_contents, response.outputs
+    sent = [output for output in outputs if output.name not in into]
+    if len(raw) == len(outputs):
+        for output, contents in zip(outputs, raw, strict=True):
+            yield output, None if output.name in into and not contents else contents
+    elif not raw or len(raw) == len(sent):
+        rest = iter(raw)
+        for output in outputs:
+            yield output, None if output.name in into else next(rest, None)
+    else:
+        _fail(model, f"gave {len(outputs)} outputs but the contents of {len(raw)}")
+
+
+def _in_slot(
+    output: service_pb2.ModelInferResponse.InferOutputTensor,
+    data_type: DataType,
+    shape: tuple[int, ...],
+    slot: Slot,
+    model: str,
+) -> Tensor:
+    """An output that the model server wrote to its slot, which may be roomier than the output is."""
+    told = output.parameters
+    offset = told[_OFFSET].int64_param if _OFFSET in told else slot.offset
+    nbytes = math.prod(shape) * data_type.itemsize
+    if offset != slot.offset:
+        _fail(model, f"says that output {output.name!r} lies at {offset}, where {slot.offset} was asked for")
+    if data_type is DataType.BYTES or not 0 <= nbytes <= slot.view.nbytes:
+        _fail(
+            model,
+            f"gave output {output.name!r} as {data_type.value} {list(shape)} where its declaration takes "
+            f"{slot.view.nbytes} bytes",
+        )
+    return Tensor(output.name, data_type, shape, slot.view[:nbytes], at=slot.offset)
 
 
 def _hint(tensor: Tensor) -> str:

@@ -11,7 +11,15 @@ from sidecar.errors import (
     UpstreamUnavailable,
     UpstreamUnimplemented,
 )
-from sidecar.stages.deliver.faults import MAX_QUOTE, of_status, of_stream, quote
+from sidecar.stages.deliver.faults import (
+    MAX_QUOTE,
+    is_in_doubt,
+    is_too_small,
+    is_unknown_region,
+    of_status,
+    of_stream,
+    quote,
+)
 
 Status = grpc.StatusCode
 
@@ -27,6 +35,7 @@ Status = grpc.StatusCode
         (Status.UNAVAILABLE, "Stream removed (Socket closed)", UpstreamUnavailable),
         (Status.INVALID_ARGUMENT, "unexpected shape for input 'x'", UpstreamRejected),
         (Status.NOT_FOUND, "Request for unknown model: 'm' has no available versions", UpstreamModelMissing),
+        (Status.NOT_FOUND, "Unable to find shared memory region: 'sidecar-1'", UpstreamFailed),
         (Status.UNIMPLEMENTED, "ModelInfer RPC doesn't support models with", UpstreamUnimplemented),
         (Status.DEADLINE_EXCEEDED, "Deadline Exceeded", UpstreamTimeout),
         (Status.RESOURCE_EXHAUSTED, "too busy", UpstreamBusy),
@@ -72,3 +81,33 @@ def test_words_inside_a_stream_keep_their_meaning(words: str, expected: type[Ups
 def test_quoted_words_are_one_short_printable_line() -> None:
     assert quote("a\n\tb\x00c  d\x1b[0m") == '"a b c d [0m"'
     assert len(quote("word " * 1000)) == MAX_QUOTE + 2
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "expected"),
+    [
+        (Status.UNAVAILABLE, "Socket closed", True),
+        (Status.UNAVAILABLE, "Server is stopping, scheduler for model has stopped", True),
+        (Status.UNAVAILABLE, "Exceeds maximum queue size", False),
+        (Status.CANCELLED, "", True),
+        (Status.DEADLINE_EXCEEDED, "Deadline Exceeded", True),
+        (Status.INTERNAL, "Received RST_STREAM with error code 2", True),
+        (Status.UNKNOWN, "Stream removed", True),
+        (Status.INTERNAL, "this model always fails", False),
+        (Status.INVALID_ARGUMENT, "unexpected shape", False),
+    ],
+)
+def test_it_is_known_which_ends_leave_a_call_s_fate_open(
+    code: grpc.StatusCode, words: str, expected: bool
+) -> None:
+    assert expected == is_in_doubt(code, words)
+
+
+def test_triton_s_words_about_regions_are_known() -> None:
+    assert is_unknown_region("Unable to find shared memory region: 'psm_c1d1fa3d'")
+    assert not is_unknown_region("Request for unknown model: 'm' is not found")
+    assert is_too_small(
+        "shared memory size specified with the request for output 'numbers' (799996 bytes) should be at least "
+        "800000 bytes to hold the results"
+    )
+    assert not is_too_small("my model: the picture should be at least 8 pixels wide")

@@ -1,5 +1,6 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,7 +13,14 @@ from sidecar.media import DataType, Tensor, TensorSpec
 from sidecar.stages.deliver import wire
 from sidecar.stages.deliver.elements import decode, encode
 from sidecar.stages.deliver.upstream import Answer, Call, Signature
-from sidecar.stages.deliver.wire import check_complete, lay_request, read_event, varint
+from sidecar.stages.deliver.wire import (
+    check_complete,
+    lay_registration,
+    lay_request,
+    lay_unregistration,
+    read_event,
+    varint,
+)
 
 Request, Response = service_pb2.ModelInferRequest, service_pb2.ModelInferResponse
 CALL = Call("clip", ())
@@ -51,14 +59,77 @@ def test_a_request_laid_by_hand_is_what_the_generated_classes_write(call: Call, 
     for wanted in call.outputs:
         expected.outputs.add(name=wanted)
     laid = lay_request(call, want_final=want_final)
-    assert expected == Request.FromString(laid)
-    assert expected.ByteSize() == len(laid)
+    assert expected == Request.FromString(laid.message)
+    assert expected.ByteSize() == len(laid.message)
+    assert (laid.copied, laid.shared) == (sum(one.nbytes for one in call.inputs), 0)
 
 
 def test_the_views_of_many_axes_are_laid_whole() -> None:
     view = memoryview(bytes(range(24))).cast("B", (2, 3, 4))
     laid = lay_request(Call("m", (Tensor("x", DataType.UINT8, (2, 3, 4), view),)))
-    assert [bytes(range(24))] == list(Request.FromString(laid).raw_input_contents)
+    assert [bytes(range(24))] == list(Request.FromString(laid.message).raw_input_contents)
+
+
+@dataclass
+class Place:
+    """A slot of no arena."""
+
+    offset: int
+    view: memoryview
+
+    def retain(self) -> None: ...
+    def release(self) -> None: ...
+    def pin(self) -> None: ...
+    def unpin(self) -> None: ...
+
+
+IN_ARENA = Tensor("pixels", DataType.UINT8, (4,), memoryview(b"abcd"), at=4096)
+ELSEWHERE = Tensor("word", DataType.BYTES, (1,), encode([b"hi"]))
+EMPTY = Tensor("empty", DataType.UINT8, (0,), memoryview(b""), at=8192)
+MIXED = Call("clip", (ELSEWHERE, IN_ARENA, EMPTY), outputs=("a", "b"))
+
+
+def places(tensors: Any) -> dict[str, tuple[str, int, int]]:
+    keys = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
+    return {
+        tensor.name: (
+            tensor.parameters[keys[0]].string_param,
+            tensor.parameters[keys[1]].int64_param,
+            tensor.parameters[keys[2]].int64_param,
+        )
+        for tensor in tensors
+        if keys[0] in tensor.parameters
+    }
+
+
+def test_inputs_in_the_arena_are_told_by_their_place_and_the_others_keep_their_order() -> None:
+    laid = lay_request(MIXED, region="arena")
+    message = Request.FromString(laid.message)
+    assert places(message.inputs) == {"pixels": ("arena", 4096, 4)}
+    assert list(message.raw_input_contents) == [encode([b"hi"]), b""]
+    assert (laid.copied, laid.shared) == (6, 4)
+
+
+def test_without_a_region_inputs_in_the_arena_are_sent_as_bytes() -> None:
+    laid = lay_request(MIXED)
+    message = Request.FromString(laid.message)
+    assert places(message.inputs) == {}
+    assert list(message.raw_input_contents) == [encode([b"hi"]), b"abcd", b""]
+    assert (laid.copied, laid.shared) == (10, 0)
+
+
+def test_outputs_are_asked_for_in_their_slots() -> None:
+    laid = lay_request(MIXED, region="arena", into={"b": Place(64, memoryview(bytearray(8)))})
+    assert places(Request.FromString(laid.message).outputs) == {"b": ("arena", 64, 8)}
+
+
+def test_a_region_is_registered_whole_under_its_own_name() -> None:
+    found = service_pb2.SystemSharedMemoryRegisterRequest.FromString(lay_registration("arena", 4096))
+    assert (found.name, found.key, found.offset, found.byte_size) == ("arena", "/arena", 0, 4096)
+    assert (
+        service_pb2.SystemSharedMemoryUnregisterRequest.FromString(lay_unregistration("arena")).name
+        == "arena"
+    )
 
 
 @pytest.mark.parametrize(
@@ -68,8 +139,8 @@ def test_a_varint_takes_seven_bits_a_byte(number: int, expected: bytes) -> None:
     assert expected == varint(number)
 
 
-def read_answer(response: Any, call: Call) -> Answer:
-    return wire.read_answer(response.SerializeToString(), call)
+def read_answer(response: Any, call: Call, into: Mapping[str, Place] | None = None) -> Answer:
+    return wire.read_answer(response.SerializeToString(), call, into or {})
 
 
 def read_signature(metadata: Any, config: Any, version: str) -> Signature:
@@ -280,3 +351,73 @@ def test_strings_are_bytes(word: str) -> None:
 def test_a_type_not_known_here_is_told_by_name() -> None:
     with pytest.raises(UpstreamFailed, match="'in0' of type \"FP8\", which is not known here"):
         read_signature(metadata((1,), datatype="FP8"), None, "")
+
+
+def slot(data: bytes, offset: int = 64) -> Place:
+    return Place(offset, memoryview(bytearray(data)))
+
+
+@pytest.mark.parametrize("raw", [[bytes(8), b""], [bytes(8)]], ids=["an empty place", "left out"])
+def test_an_output_in_a_slot_is_a_view_of_it(raw: list[bytes]) -> None:
+    lent = slot(b"abcdefgh")
+    answer = read_answer(
+        Response(outputs=[tensor("a"), tensor("b")], raw_output_contents=raw), CALL, {"b": lent}
+    )
+    a, b = answer.outputs
+    assert (bytes(a.data), a.at) == (bytes(8), None)
+    assert (bytes(b.data), b.at, answer.slots) == (b"abcdefgh", 64, (lent,))
+
+
+def test_an_answer_all_of_whose_outputs_are_in_slots_needs_no_contents() -> None:
+    lent = slot(b"abcdefgh")
+    (one,) = read_answer(Response(outputs=[tensor("a")]), CALL, {"a": lent}).outputs
+    lent.view[0] = 0xFF
+    assert bytes(one.data) == b"\xffbcdefgh"
+
+
+def test_an_output_smaller_than_its_slot_takes_the_beginning_of_it() -> None:
+    (one,) = read_answer(Response(outputs=[tensor("a", shape=(1,))]), CALL, {"a": slot(b"abcdefgh")}).outputs
+    assert bytes(one.data) == b"abcd"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        Response(outputs=[tensor("a")], raw_output_contents=[b"12345678"]),
+        Response(outputs=[tensor("a", elements=[1.0, 2.0])]),
+    ],
+    ids=["raw", "typed"],
+)
+def test_a_server_that_sends_bytes_although_a_slot_was_given_is_taken_at_its_bytes(response: Any) -> None:
+    answer = read_answer(response, CALL, {"a": slot(b"abcdefgh")})
+    assert bytes(answer.outputs[0].data) != b"abcdefgh"
+    assert answer.slots == ()
+
+
+@pytest.mark.parametrize(
+    ("output", "says_so"),
+    [
+        (tensor("a", shape=(3,)), r"as FP32 \[3\] where its declaration takes 8 bytes"),
+        (tensor("a", "BYTES", (1,)), "as BYTES"),
+        (tensor("a", shape=(-1,)), "as FP32"),
+        (tensor("a", shape=(-1, -1)), "negative length"),
+    ],
+)
+def test_an_output_that_cannot_be_what_lies_in_the_slot_is_the_model_server_s_failure(
+    output: Any, says_so: str
+) -> None:
+    with pytest.raises(UpstreamFailed, match=says_so):
+        read_answer(Response(outputs=[output]), CALL, {"a": slot(b"abcdefgh")})
+
+
+def test_an_output_told_to_lie_elsewhere_than_asked_for_is_the_model_server_s_failure() -> None:
+    output = tensor("a")
+    output.parameters["shared_memory_offset"].int64_param = 128
+    with pytest.raises(UpstreamFailed, match="lies at 128, where 64 was asked for"):
+        read_answer(Response(outputs=[output]), CALL, {"a": slot(b"abcdefgh")})
+
+
+def test_contents_that_belong_to_no_output_are_the_model_server_s_failure() -> None:
+    response = Response(outputs=[tensor("a"), tensor("b"), tensor("c")], raw_output_contents=[b""])
+    with pytest.raises(UpstreamFailed, match="3 outputs but the contents of 1"):
+        read_answer(response, CALL, {"a": slot(b"abcdefgh")})
