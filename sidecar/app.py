@@ -7,6 +7,7 @@ and holds no logic of the path.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from threadpoolctl import threadpool_limits
 
+from sidecar.arena.arena import Arena
 from sidecar.catalogue import Catalogue
 from sidecar.edge.preprocessor import Preprocessor
 from sidecar.edge.receive import UploadRoom
@@ -23,8 +25,12 @@ from sidecar.pipeline import Pipeline
 from sidecar.settings import Settings
 from sidecar.stages.admit.gate import Gate
 from sidecar.stages.deliver.triton import TritonUpstream
-from sidecar.workers.plan import plan_threads
+from sidecar.workers.allocator import keep_blocks
+from sidecar.workers.memory import memory_limit
+from sidecar.workers.plan import ThreadPlan, plan_threads
 from sidecar.workers.pool import ThreadWorkers, Workers
+from sidecar.workers.prober import Prober
+from sidecar.workers.supervisor import ProcessWorkers
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +48,11 @@ class App:
     async def running(self) -> AsyncIterator[App]:
         """Starts every part; on leaving drains and stops. Raises SetupError before anything is bound."""
         settings = self._settings
+        keep_blocks()
         async with AsyncExitStack() as parts:
-            upstream = TritonUpstream(settings.triton) if settings.triton else None
+            arena = Arena.open(settings.arena, memory_limit())
+            parts.callback(arena.close)
+            upstream = TritonUpstream(settings.triton, arena) if settings.triton else None
             if upstream is not None:
                 parts.push_async_callback(upstream.close)
             catalogue = Catalogue(settings.models, upstream)
@@ -51,31 +60,71 @@ class App:
             await catalogue.open()
             # Parallel over items, one thread inside each: a library's own threads would fight for the cores.
             parts.enter_context(threadpool_limits(1))
-            plan = plan_threads(settings.threads, len(os.sched_getaffinity(0)))
-            workers = ThreadWorkers(plan)
+            plan = plan_threads(settings.threads, settings.workers.processes, len(os.sched_getaffinity(0)))
+            log.info("plan: %s", plan)
+            prober = Prober(plan.probe_threads)
+            parts.push_async_callback(prober.close)
+            workers = _workers(settings, plan, arena)
             parts.push_async_callback(workers.close)
-            log.info("threads: %s", plan)
+            await workers.open()
             gate = Gate(workers.slots, settings.gate)
             metrics = Metrics()
-            metrics.watch(lambda: _readings(gate, workers))
+            metrics.watch(lambda: _readings(gate, workers, arena))
             self.metrics_address = parts.enter_context(metrics.served(settings.metrics))
-            pipeline = Pipeline(catalogue, settings.limits, gate, workers, upstream)
+            pipeline = Pipeline(
+                catalogue=catalogue,
+                limits=settings.limits,
+                gate=gate,
+                prober=prober,
+                arena=arena,
+                workers=workers,
+                upstream=upstream,
+            )
             uploads = UploadRoom(settings.server.uploads_bytes, settings.server.upload_idle_s)
             preprocessor = Preprocessor(pipeline, catalogue, metrics, uploads)
             server = Server(settings.server, preprocessor, metrics)
             await server.start()
             parts.push_async_callback(self._stop, server)
             self.addresses = server.addresses
-            readiness = asyncio.create_task(_tell_readiness(server, catalogue))
-            parts.callback(readiness.cancel)
+            for task in (
+                asyncio.create_task(_tell_readiness(server, catalogue, workers)),
+                asyncio.create_task(_sweep(arena)),
+            ):
+                parts.callback(task.cancel)
             yield self
 
     async def _stop(self, server: Server) -> None:
         self.finished_drain = await server.stop()
 
 
-def _readings(gate: Gate, workers: Workers) -> Iterator[Reading]:
-    """What gate and workers tell of themselves, a reading a modality."""
+def _workers(settings: Settings, plan: ThreadPlan, arena: Arena) -> Workers:
+    if not plan.processes:
+        return ThreadWorkers(plan)
+    nursery = {"arena": arena.name, "arena_bytes": arena.size, "log": dataclasses.asdict(settings.log)}
+    return ProcessWorkers(plan, settings.workers, nursery)
+
+
+def _readings(gate: Gate, workers: Workers, arena: Arena) -> Iterator[Reading]:
+    """What gate, workers and arena tell of themselves."""
+    yield from _gate_readings(gate, workers)
+    crew, slots = workers.crew(), arena.statistics()
+    for name, help_text, value, counts in (
+        ("sidecar_workers_processes", "Worker processes alive.", crew.processes, False),
+        ("sidecar_workers_deaths", "Worker processes that ended.", crew.deaths_total, True),
+        ("sidecar_workers_hangs", "Jobs that overran their lease.", crew.hangs_total, True),
+        ("sidecar_workers_reruns", "Jobs run again after a death.", crew.reruns_total, True),
+        ("sidecar_workers_poisoned", "Jobs refused after two deaths.", crew.poisoned_total, True),
+        ("sidecar_workers_quarantined", "Contents refused at the door now.", crew.quarantined, False),
+        ("sidecar_arena_bytes", "Shared memory for slots.", slots.size, False),
+        ("sidecar_arena_leased_bytes", "Of it, leased.", slots.leased_bytes, False),
+        ("sidecar_arena_waiting_calls", "Calls that wait for room in the arena.", slots.waiting, False),
+        ("sidecar_arena_expired_leases", "Leases held longer than allowed.", slots.expired_total, True),
+    ):
+        yield Reading(name, help_text, "", value, counts)
+
+
+def _gate_readings(gate: Gate, workers: Workers) -> Iterator[Reading]:
+    """A reading a modality."""
     lanes, pools = gate.statistics(), workers.statistics()
     for modality, lane in lanes.items():
         pool = pools[modality]
@@ -95,7 +144,25 @@ def _readings(gate: Gate, workers: Workers) -> Iterator[Reading]:
             yield Reading(name, help_text, modality.value, value, counts)
 
 
-async def _tell_readiness(server: Server, catalogue: Catalogue) -> None:
-    """Tells readiness once the model server has answered for every model; it is not taken back."""
+# How often the arena looks for slots that nobody gave back.
+_SWEEP_S = 1.0
+
+
+async def _sweep(arena: Arena) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_S)
+        arena.sweep()
+
+
+async def _tell_readiness(server: Server, catalogue: Catalogue, workers: Workers) -> None:
+    """Tells readiness once the model server has answered for every model, and takes it back only while no
+    worker is alive to do anything at all.
+    """
     await catalogue.reached()
-    await server.ready()
+    while True:
+        if workers.ailment:
+            log.error("not ready: %s", workers.ailment)
+            await server.unready()
+        else:
+            await server.ready()
+        await workers.changed()

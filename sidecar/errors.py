@@ -39,6 +39,7 @@ an error is rebuilt from its message and `facts`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Self, final
 
 
@@ -80,6 +81,24 @@ class SidecarError(Exception):
 
 def _rebuild(kind: type[SidecarError], message: str, facts: dict[str, str]) -> SidecarError:
     return kind(message, **facts)
+
+
+def rebuilt(name: str, message: str, facts: Mapping[str, str]) -> SidecarError:
+    """An error from its class's name, its message and facts, as a worker process tells it.
+
+    An InternalError for a name that is no leaf's: what a worker says is not trusted further than that.
+    """
+    kind = _leaves(SidecarError).get(name, InternalError)
+    if issubclass(kind, CapacityError) and "retry_after_s" not in facts:
+        kind = InternalError
+    return kind(message, **facts)
+
+
+def _leaves(root: type[SidecarError]) -> dict[str, type[SidecarError]]:
+    found = {root.__name__: root} if "reason" in vars(root) and root is not SidecarError else {}
+    for branch in root.__subclasses__():
+        found |= _leaves(branch)
+    return found
 
 
 class CallerError(SidecarError):

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+from sidecar.arena.arena import Arena
+from sidecar.arena.layout import lay_out
+from sidecar.arena.lease import Lease
 from sidecar.catalogue import Catalogue, ServedModel
 from sidecar.entry import Accepted, Asked, Delivery, accept
 from sidecar.errors import (
@@ -27,15 +32,17 @@ from sidecar.errors import (
 )
 from sidecar.media import Cost, MediaInfo, Modality, Source, Tensor
 from sidecar.observe.timings import Stage, Timeline, Timings
+from sidecar.recipes.recipe import Recipe
 from sidecar.stages.admit.cost import predict
 from sidecar.stages.admit.gate import Gate, Places
 from sidecar.stages.admit.label import check_label
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.batching import Batch, batches, rows_of
 from sidecar.stages.deliver.bindings import Grouping
-from sidecar.stages.deliver.upstream import Answer, Call, Upstream
+from sidecar.stages.deliver.upstream import Answer, Call, Slot, Upstream
 from sidecar.workers.pool import Workers
-from sidecar.workers.worker import Job
+from sidecar.workers.prober import Prober
+from sidecar.workers.worker import Done, Job, Outlet
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +52,30 @@ Received = Source | SidecarError
 
 @dataclass(slots=True)
 class Item:
-    """One media item on its way: filled in from left to right, or given a problem."""
+    """One media item on its way: filled in from left to right, or given a problem.
+
+    `sizes` foretells the bytes of each output; `inlet` holds its bytes in the arena, where workers are
+    processes; `outlets` is where its outputs go, in `berth`.
+    """
 
     timeline: Timeline = field(default_factory=Timeline)
+    source: Source | None = None
     info: MediaInfo | None = None
     cost: Cost | None = None
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    inlet: Lease | None = None
+    berth: Lease | None = None
+    outlets: Mapping[str, Outlet] = field(default_factory=dict)
     cpu_ms: float = 0.0
     tensors: tuple[Tensor, ...] = ()
-    output_bytes: int = 0
     problem: SidecarError | None = None
     times: Timings | None = None
     ready_ns: int = 0
+
+    @property
+    def output_bytes(self) -> int:
+        """Of all outputs together, foretold."""
+        return sum(self.sizes.values())
 
     @property
     def problem_reason(self) -> str:
@@ -73,30 +93,46 @@ class Walk:
     """A call on its way: its clock, its items, and what came back. What it holds is true at any moment,
     so that a call that fails can be observed as well as one that succeeds.
 
-    `output_bytes` foretells the memory of all items' tensors; `outputs` are the model's where they belong
-    to no one item; `model` and `version` say who answered;
+    `output_bytes` foretells the memory of all items' tensors; `slots` is what the call holds of the arena,
+    until `release`; `outputs` are the model's where they belong to no one item; `model` and `version` say who answered;
     `first_output_ns` is the time from hand-over to the first response of a stream, 0 until there is one.
     """
 
     timeline: Timeline = field(default_factory=Timeline)
     items: list[Item] = field(default_factory=list)
     output_bytes: int = 0
+    slots: list[Slot] = field(default_factory=list)
     outputs: tuple[Tensor, ...] = ()
     model: str = ""
     version: str = ""
     responses: int = 0
     first_output_ns: int = 0
 
+    def release(self) -> None:
+        """Lets go of the arena; the call's tensors are not to be read after."""
+        while self.slots:
+            self.slots.pop().release()
+
 
 class Pipeline:
     """The path, over the parts that the composition root gives it."""
 
     def __init__(
-        self, catalogue: Catalogue, limits: Limits, gate: Gate, workers: Workers, upstream: Upstream | None
+        self,
+        *,
+        catalogue: Catalogue,
+        limits: Limits,
+        gate: Gate,
+        prober: Prober,
+        arena: Arena,
+        workers: Workers,
+        upstream: Upstream | None,
     ) -> None:
         self._catalogue = catalogue
         self._limits = limits
         self._gate = gate
+        self._prober = prober
+        self._arena = arena
         self._workers = workers
         self._upstream = upstream
         self._delivering_bytes = 0
@@ -141,7 +177,7 @@ class Pipeline:
         yield None
         delivery = _delivery(accepted)
         (batch,) = batches(delivery.binding, [item.tensors for item in walk.items], delivery.plain)
-        call = _call(accepted, batch)
+        call = _call(accepted, batch, walk)
         with self._watching(accepted.model), self._under_way(call):
             async with aclosing(self._model_server().stream(call, accepted.asked.deadline)) as answers:
                 while True:
@@ -155,6 +191,8 @@ class Pipeline:
                     walk.model, walk.version = answer.model, answer.version
                     (outputs,) = rows_of(delivery.binding, batch, answer)
                     yield replace(answer, outputs=outputs)
+                    for slot in answer.slots:
+                        slot.release()
 
     async def _prepare(self, accepted: Accepted, received: Sequence[Received], walk: Walk) -> None:
         """Takes all items up to pack, side by side; the call's own times are those of the last ready."""
@@ -165,67 +203,145 @@ class Pipeline:
             walk.items[:] = [Item() for _ in received]
             await _side_by_side(
                 [
-                    self._prepare_or_blame(index, one, accepted, places, walk)
-                    for index, one in enumerate(received)
+                    self._or_blame(
+                        index, accepted, walk, partial(self._measure, item, one, accepted, places, walk)
+                    )
+                    for index, (item, one) in enumerate(zip(walk.items, received, strict=True))
+                ]
+            )
+            await self._make_room(accepted, walk)
+            await _side_by_side(
+                [
+                    self._or_blame(index, accepted, walk, partial(self._work, item, accepted, places, walk))
+                    for index, item in enumerate(walk.items)
+                    if item.problem is None
                 ]
             )
         finally:
             places.leave()
+            for item in walk.items:
+                if item.times is None:
+                    item.finish()
             walk.timeline.include(max(walk.items, key=lambda item: item.ready_ns).timeline.spent)
 
-    async def _prepare_or_blame(
-        self, index: int, received: Received, accepted: Accepted, places: Places, walk: Walk
+    async def _or_blame(
+        self, index: int, accepted: Accepted, walk: Walk, step: Callable[[], Awaitable[None]]
     ) -> None:
-        """Prepares an item, or leaves it with its problem; raises what concerns the whole call."""
+        """Takes a step of an item, or leaves it with its problem; raises what concerns the whole call."""
         item = walk.items[index]
         try:
-            if isinstance(received, SidecarError):
-                raise received  # noqa: TRY301 - it is told like any other problem of an item
-            await self._prepare_item(item, received, accepted, places, walk)
+            await step()
         except (DeadlineExceeded, CapacityError):
-            item.finish()
             raise
         except SidecarError as problem:
             item.problem = problem.bare()
         except Exception:
             log.exception("preparing item %d for model %s failed", index, accepted.model.name)
             item.problem = InternalError(f"item {index} could not be prepared: a fault of the server")
-        item.finish()
         if item.problem is not None:
+            item.finish()
             item.problem.facts.setdefault("item", str(index))
             if accepted.fails_as_one:
                 raise item.problem.again()
 
-    async def _prepare_item(
-        self, item: Item, source: Source, accepted: Accepted, places: Places, walk: Walk
+    async def _measure(
+        self, item: Item, received: Received, accepted: Accepted, places: Places, walk: Walk
     ) -> None:
-        recipe = accepted.recipe
-        assert recipe is not None  # noqa: S101 - a call without media has no items
+        """What an item is, what it will cost and how much it will leave; or why it is not let in."""
         try:
-            item.info, probe_ns = await self._workers.probe(source)
+            if isinstance(received, SidecarError):
+                raise received
+            recipe = _recipe(accepted)
+            self._workers.check(received)
+            item.source = received
+            item.info, probe_ns = await self._prober.probe(received)
             item.timeline.add(Stage.PROBE, probe_ns)
-            check_label(source, item.info)
-            _check_modality(accepted.model, recipe.modality, source, item.info)
-            wanted = recipe.decode_target
-            self._limits.check(source, item.info, wanted)
-            item.cost = predict(item.info, wanted)
-            most = self._limits.max_decoded_bytes(item.info, wanted)
-            item.output_bytes = recipe.output_bytes(item.info, accepted.data_types)
-            self._limits.check_output(source, walk.output_bytes, item.output_bytes)
+            check_label(received, item.info)
+            _check_modality(accepted.model, recipe.modality, received, item.info)
+            self._limits.check(received, item.info, recipe.decode_target)
+            item.cost = predict(item.info, recipe.decode_target)
+            sizes = recipe.output_bytes(item.info, accepted.data_types)
+            self._limits.check_output(received, walk.output_bytes, sum(sizes.values()))
+            item.sizes = sizes
             walk.output_bytes += item.output_bytes
         except SidecarError:
             places.forgo()
             raise
-        target = replace(wanted, max_decoded_bytes=most)
-        job = Job(source, item.info, recipe, target, accepted.data_types, accepted.asked.deadline)
-        with item.timeline.measure(Stage.ADMIT):
-            ticket = await places.ticket(item.cost, accepted.asked.deadline)
-        done = await self._workers.run(job, ticket)
-        item.timeline.include(done.spent)
-        item.cpu_ms = done.cpu_ms
+
+    async def _make_room(self, accepted: Accepted, walk: Walk) -> None:
+        """Takes all that the call needs of the arena, at once, so that no two calls wait for each other."""
+        good = [item for item in walk.items if item.problem is None]
+        if not good:
+            return
+        layout = lay_out([item.sizes for item in good])
+        inlets = [len(_source(item).data) for item in good] if self._workers.takes_copies else []
+        with _measured(good, Stage.ADMIT):
+            leases = await self._arena.take([max(1, layout.total), *inlets], accepted.asked.deadline)
+        walk.slots += leases
+        for item, inlet in zip(good, leases[1:], strict=False):
+            source = _source(item)
+            inlet.view[:] = source.data
+            item.inlet, item.source = inlet, replace(source, data=inlet.view.toreadonly())
+        for item, row in zip(good, layout.rows, strict=True):
+            item.berth, item.outlets = leases[0], _outlets(leases[0], row, item.sizes)
+
+    async def _work(self, item: Item, accepted: Accepted, places: Places, walk: Walk) -> None:
+        """Decode, transform and pack, when the item's turn has come."""
+        done = await self._run(item, accepted, places)
+        if done.needed:
+            # The header understated the sound. What it really takes is had now or not at all: a call that
+            # waited while it holds slots could wait for ever.
+            self._limits.check_output(
+                _source(item), walk.output_bytes - item.output_bytes, sum(done.needed.values())
+            )
+            layout = lay_out([done.needed])
+            lease = self._arena.try_take(layout.total)
+            if lease is None:
+                raise Overloaded(
+                    f"{_source(item).label} is longer than its header says, and the arena has no room for it: try "
+                    "again after the hinted time, or raise `arena.bytes`",
+                    retry_after_s=1.0,
+                )
+            walk.slots.append(lease)
+            walk.output_bytes += sum(done.needed.values()) - item.output_bytes
+            item.sizes, item.berth = done.needed, lease
+            item.outlets = _outlets(lease, layout.rows[0], done.needed)
+            more = self._gate.enter(places.modality, 1)
+            try:
+                done = await self._run(item, accepted, more)
+            finally:
+                more.leave()
+        if item.inlet is not None:
+            walk.slots.remove(item.inlet)
+            item.inlet.release()
+            item.inlet = item.source = None
         if done.problem is not None:
             raise done.problem
         item.tensors = done.tensors
+        item.finish()
+
+    async def _run(self, item: Item, accepted: Accepted, places: Places) -> Done:
+        recipe, source = _recipe(accepted), _source(item)
+        assert item.info is not None  # noqa: S101 - measured before
+        assert item.cost is not None  # noqa: S101
+        most = self._limits.max_decoded_bytes(item.info, recipe.decode_target)
+        job = Job(
+            source,
+            item.info,
+            recipe,
+            replace(recipe.decode_target, max_decoded_bytes=most),
+            accepted.data_types,
+            accepted.asked.deadline,
+            None if item.inlet is None else item.inlet.offset,
+            item.outlets,
+        )
+        with item.timeline.measure(Stage.ADMIT):
+            ticket = await places.ticket(item.cost, accepted.asked.deadline)
+        held = [lease for lease in (item.berth, item.inlet) if lease is not None]
+        done = await self._workers.run(job, ticket, held)
+        item.timeline.include(done.spent)
+        item.cpu_ms += done.cpu_ms
+        return done
 
     async def _deliver(self, accepted: Accepted, walk: Walk) -> None:
         """Asks the model for every batch that the good items make; a batch that fails blames its items."""
@@ -241,9 +357,10 @@ class Pipeline:
         async def ask(batch: Batch) -> None:
             members = [good[place] for place in batch.rows]
             try:
-                call = _call(accepted, batch)
+                call = _call(accepted, batch, walk)
                 with self._watching(accepted.model), self._under_way(call):
                     answer = await self._model_server().infer(call, accepted.asked.deadline)
+                    walk.slots += answer.slots
                     outputs = rows_of(delivery.binding, batch, answer)
             except UpstreamError as problem:
                 if accepted.fails_as_one or not each:
@@ -295,12 +412,39 @@ class Pipeline:
             raise
 
 
+def _recipe(accepted: Accepted) -> Recipe:
+    assert accepted.recipe is not None  # noqa: S101 - a call without media has no items
+    return accepted.recipe
+
+
+def _source(item: Item) -> Source:
+    assert item.source is not None  # noqa: S101 - an item without one has a problem
+    return item.source
+
+
+def _outlets(lease: Lease, row: Mapping[str, int], sizes: Mapping[str, int]) -> Mapping[str, Outlet]:
+    view, start = lease.view, lease.offset
+    return {name: Outlet(start + at, view[at : at + sizes[name]]) for name, at in row.items()}
+
+
+@contextmanager
+def _measured(items: Sequence[Item], stage: Stage) -> Iterator[None]:
+    """Counts the time inside to `stage` of every item."""
+    begun = time.monotonic_ns()
+    try:
+        yield
+    finally:
+        spent = time.monotonic_ns() - begun
+        for item in items:
+            item.timeline.add(stage, spent)
+
+
 def _delivery(accepted: Accepted) -> Delivery:
     assert accepted.delivery is not None  # noqa: S101 - made at the door for every verb but preprocess
     return accepted.delivery
 
 
-def _call(accepted: Accepted, batch: Batch) -> Call:
+def _call(accepted: Accepted, batch: Batch, walk: Walk) -> Call:
     asked, model = accepted.asked, accepted.model
     asked.deadline.check(Stage.DELIVER.value)
     return Call(
@@ -310,6 +454,8 @@ def _call(accepted: Accepted, batch: Batch) -> Call:
         outputs=asked.outputs,
         request_id=asked.request_id,
         parameters=asked.parameters,
+        slots=tuple(walk.slots) if any(tensor.at is not None for tensor in batch.inputs) else (),
+        signature=_delivery(accepted).signature,
     )
 
 
@@ -324,6 +470,9 @@ def _check_modality(model: ServedModel, takes: Modality, source: Source, info: M
 
 async def _side_by_side(works: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Runs all to their ends. When one raises, or the caller goes, the others are cancelled and awaited."""
+    if len(works) == 1:
+        await works[0]  # a task of its own would cost 30 µs
+        return
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         await asyncio.gather(*tasks)

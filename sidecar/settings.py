@@ -22,6 +22,7 @@ from typing import Any
 import pydantic
 import yaml
 
+from sidecar.arena.arena import ArenaConfig
 from sidecar.catalogue import ModelConfig
 from sidecar.edge.server import ServerConfig
 from sidecar.errors import SettingsError
@@ -31,11 +32,15 @@ from sidecar.stages.admit.gate import GateConfig
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.triton import TritonConfig
 from sidecar.workers.plan import ThreadsConfig
+from sidecar.workers.supervisor import WorkersConfig
 
 ENV_PREFIX = "SIDECAR_"
 _Key = tuple[str, ...]
 # Keys that may be given one value, and what it is short for.
-_SHORTHANDS: Mapping[_Key, _Key] = {("triton",): ("triton", "address")}
+_SHORTHANDS: Mapping[_Key, _Key] = {
+    ("triton",): ("triton", "address"),
+    ("workers",): ("workers", "processes"),
+}
 # How alike a variable and a key must be for a slip, by difflib's ratio: `SIDECAR_LIMIT` has 0.92,
 # Kubernetes' `SIDECAR_METRICS_PORT` for a Service named sidecar-metrics 0.78.
 _SLIP = 0.8
@@ -50,7 +55,9 @@ class Settings:
     log: LogConfig = field(default_factory=LogConfig)
     limits: Limits = field(default_factory=Limits)
     gate: GateConfig = field(default_factory=GateConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
     threads: ThreadsConfig = field(default_factory=ThreadsConfig)
+    arena: ArenaConfig = field(default_factory=ArenaConfig)
     triton: TritonConfig | None = None
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
 

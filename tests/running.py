@@ -56,7 +56,7 @@ def running(
 
     `overrides` are "key=value" settings, as for `--set`. What keeps it from starting is raised.
     """
-    given = ["server.listen=['127.0.0.1:0']", "metrics.listen='127.0.0.1:0'"]
+    given = ["server.listen=['127.0.0.1:0']", "metrics.listen='127.0.0.1:0'", "arena.bytes=134217728"]
     given += [f"models.{name}.recipe={CHECKPOINTS / directory}" for name, directory in (models or {}).items()]
     given += [f"triton={triton}"] if triton else []
     app = App(load_settings(None, {}, [*given, *overrides]))

@@ -11,12 +11,13 @@ import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from sidecar.edge import respond
+from sidecar.edge import payloads, respond
 from sidecar.errors import CallCancelled, InternalError, InvalidRequest, ShuttingDown, SidecarError
 from sidecar.observe.metrics import Metrics
 
@@ -56,8 +57,12 @@ async def _parsed_all(raws: AsyncIterator[bytes], parse: Callable[[bytes], Any])
 class Arounds(grpc.aio.ServerInterceptor):
     """Wraps the given context managers, outermost first, around every call."""
 
-    def __init__(self, arounds: Sequence[Around]) -> None:
+    def __init__(
+        self, arounds: Sequence[Around], parsers: Mapping[str, Callable[[bytes], Any]] = MappingProxyType({})
+    ) -> None:
+        """`parsers` read the requests of methods, by their names, in place of the generated classes."""
         self._arounds = arounds
+        self._parsers = parsers
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -78,6 +83,7 @@ class Arounds(grpc.aio.ServerInterceptor):
         behaviour, parse = getattr(handler, name), handler.request_deserializer
         if parse is None:
             return handler
+        parse = self._parsers.get(method.rsplit("/", 1)[-1], parse)
 
         def request_of(raw: Any) -> Any:  # noqa: ANN401 - bytes, or a stream of them
             return _parsed_all(raw, parse) if takes else _parsed(raw, parse)
@@ -95,7 +101,7 @@ class Arounds(grpc.aio.ServerInterceptor):
                     yield response
 
         # Requests come as bytes and are parsed inside the stack, where a malformed one has its status.
-        return make(many if gives else one, None, handler.response_serializer)
+        return make(many if gives else one, None, payloads.serialized)
 
     @asynccontextmanager
     async def _entered(self, method: str, context: Context) -> AsyncIterator[None]:

@@ -7,16 +7,18 @@ chunk, so that one which will be refused is refused before its caller has paid f
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from multimodal.v1 import preprocessor_pb2 as pb
 from multimodal.v1 import preprocessor_pb2_grpc
 
 from sidecar.catalogue import Catalogue
 from sidecar.deadline import Deadline
-from sidecar.edge import receive, respond
+from sidecar.edge import payloads, receive, respond
 from sidecar.edge.interceptors import Context
 from sidecar.entry import Accepted, Verb
 from sidecar.errors import CallCancelled
@@ -25,6 +27,14 @@ from sidecar.observe.timings import Stage
 from sidecar.pipeline import Pipeline, Received, Walk
 
 log = logging.getLogger(__name__)
+
+
+PARSERS: Mapping[str, Callable[[bytes], payloads.Request[Any]]] = {
+    "Preprocess": partial(payloads.read_request, pb.PreprocessRequest),
+    "Infer": partial(payloads.read_request, pb.InferRequest),
+    "InferStream": partial(payloads.read_request, pb.InferRequest),
+}
+"""How the requests that bring media in one message are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +56,38 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         self._metrics = metrics
         self._uploads = uploads
 
-    async def Preprocess(self, request: pb.PreprocessRequest, context: Context) -> pb.PreprocessResponse:  # noqa: N802 - the contract's name
-        with self._visit(Verb.PREPROCESS, request, context) as visit:
+    async def Preprocess(  # type: ignore[override]  # noqa: N802 - read by PARSERS; the contract's name
+        self, request: payloads.Request[pb.PreprocessRequest], context: Context
+    ) -> bytes:
+        with self._visit(Verb.PREPROCESS, request.message, context) as visit:
             return await self._preprocess(visit, self._inline(visit, request))
 
-    async def PreprocessUpload(  # noqa: N802 - the contract's name
+    async def PreprocessUpload(  # type: ignore[override]  # noqa: N802 - as Preprocess
         self, request_iterator: AsyncIterator[pb.PreprocessUploadRequest], context: Context
-    ) -> pb.PreprocessResponse:
+    ) -> bytes:
         request = await receive.first_part(request_iterator, self._uploads, pb.PreprocessRequest)
         with self._visit(Verb.PREPROCESS, request, context) as visit:
             received = await self._uploaded(visit, request, request_iterator, context)
             return await self._preprocess(visit, received)
 
-    async def Infer(self, request: pb.InferRequest, context: Context) -> pb.InferResponse:  # noqa: N802 - the contract's name
-        with self._visit(Verb.INFER, request, context) as visit:
+    async def Infer(  # type: ignore[override]  # noqa: N802 - read by PARSERS; the contract's name
+        self, request: payloads.Request[pb.InferRequest], context: Context
+    ) -> bytes:
+        with self._visit(Verb.INFER, request.message, context) as visit:
             return await self._infer(visit, self._inline(visit, request))
 
-    async def InferUpload(  # noqa: N802 - the contract's name
+    async def InferUpload(  # type: ignore[override]  # noqa: N802 - as Preprocess
         self, request_iterator: AsyncIterator[pb.InferUploadRequest], context: Context
-    ) -> pb.InferResponse:
+    ) -> bytes:
         request = await receive.first_part(request_iterator, self._uploads, pb.InferRequest)
         with self._visit(Verb.INFER, request, context) as visit:
             received = await self._uploaded(visit, request, request_iterator, context)
             return await self._infer(visit, received)
 
-    async def InferStream(  # noqa: N802 - the contract's name
-        self, request: pb.InferRequest, context: Context
+    async def InferStream(  # type: ignore[override]  # noqa: N802 - as Preprocess
+        self, request: payloads.Request[pb.InferRequest], context: Context
     ) -> AsyncIterator[pb.InferStreamResponse]:
-        with self._visit(Verb.INFER_STREAM, request, context) as visit:
+        with self._visit(Verb.INFER_STREAM, request.message, context) as visit:
             async with aclosing(self._stream(visit, self._inline(visit, request))) as events:
                 async for event in events:
                     yield event
@@ -103,6 +117,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         try:
             yield _Visit(accepted, walk)
         finally:
+            walk.release()
             times = walk.timeline.snapshot()
             self._metrics.stages(accepted.model.name, accepted.modality, walk.items, times)
             log.debug(
@@ -114,11 +129,11 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
                 times.total_ns / 1e6,
             )
 
-    def _inline(self, visit: _Visit, request: receive.RequestMessage) -> list[Received]:
+    def _inline(self, visit: _Visit, request: payloads.Request[receive.Message]) -> list[Received]:
         with visit.walk.timeline.measure(Stage.RECEIVE):
-            received = receive.inline(request.media, self._pipeline.limits)
-            # The message lives as long as the call; its media has been read and would be held twice.
-            request.ClearField("media")
+            received = receive.inline(request, self._pipeline.limits)
+            # The message lives as long as the call; media that was in it has been read, and would be held twice.
+            request.message.ClearField("media")
             return received
 
     async def _uploaded(
@@ -139,19 +154,19 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         finally:
             assembly.close()
 
-    async def _preprocess(self, visit: _Visit, received: Sequence[Received]) -> pb.PreprocessResponse:
-        await self._pipeline.preprocess(visit.accepted, received, visit.walk)
-        with visit.walk.timeline.measure(Stage.RESPOND):
-            response = respond.preprocess_response(visit.walk, visit.accepted.asked.request_id)
-        response.times.CopyFrom(respond.stage_times(visit.walk.timeline.snapshot()))
-        return response
+    async def _preprocess(self, visit: _Visit, received: Sequence[Received]) -> bytes:
+        walk = visit.walk
+        await self._pipeline.preprocess(visit.accepted, received, walk)
+        with walk.timeline.measure(Stage.RESPOND):
+            reply = respond.preprocess_reply(walk, visit.accepted.asked.request_id)
+        return reply.stamped(walk.timeline.snapshot())
 
-    async def _infer(self, visit: _Visit, received: Sequence[Received]) -> pb.InferResponse:
-        await self._pipeline.infer(visit.accepted, received, visit.walk)
-        with visit.walk.timeline.measure(Stage.RESPOND):
-            response = respond.infer_response(visit.walk, visit.accepted.asked.request_id)
-        response.times.CopyFrom(respond.stage_times(visit.walk.timeline.snapshot()))
-        return response
+    async def _infer(self, visit: _Visit, received: Sequence[Received]) -> bytes:
+        walk = visit.walk
+        await self._pipeline.infer(visit.accepted, received, walk)
+        with walk.timeline.measure(Stage.RESPOND):
+            reply = respond.infer_reply(walk, visit.accepted.asked.request_id)
+        return reply.stamped(walk.timeline.snapshot())
 
     async def _stream(
         self, visit: _Visit, received: Sequence[Received]

@@ -4,19 +4,21 @@ It checks form only: that fields are there, sizes are within the limits, chunks 
 the bytes mean is probe's business. What is wrong with one item is that item's problem; what is wrong with
 the call is raised as InvalidRequest, MediaTooLarge, Overloaded or DeadlineExceeded, never as a gRPC error.
 
-Reading a bytes field of a message copies it, so each is read once.
+Reading a bytes field of a message copies it, so each is read once; those of a single message's media are
+not in it at all (payloads.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from multimodal.v1 import media_pb2, preprocessor_pb2
 
 from sidecar.deadline import Deadline
+from sidecar.edge import payloads
 from sidecar.entry import Asked, Verb
 from sidecar.errors import DeadlineExceeded, InvalidRequest, MediaTooLarge, Overloaded, SidecarError
 from sidecar.media import DataType, Source, Tensor
@@ -121,19 +123,21 @@ def _wanted_type(number: int) -> DataType | None:
     return _DATA_TYPES[number]
 
 
-def inline(media: Sequence[media_pb2.Media], limits: Limits) -> list[Received]:
+def inline(request: payloads.Request[Message], limits: Limits) -> list[Received]:
     """The media of a request that is one message."""
-    return [_inline(index, item, limits) for index, item in enumerate(media)]
+    return [_inline(index, item, request.inline, limits) for index, item in enumerate(request.message.media)]
 
 
-def _inline(index: int, item: media_pb2.Media, limits: Limits) -> Received:
+def _inline(
+    index: int, item: media_pb2.Media, read: Callable[[int], bytes | memoryview], limits: Limits
+) -> Received:
     label = _label(index, item)
     if item.WhichOneof("source") != "inline":
         return InvalidRequest(
             f"{label} has no inline bytes: set `inline`, or use an Upload call for chunked media",
             field=f"media[{index}].source",
         )
-    data = item.inline
+    data = read(index)
     try:
         limits.check_size(len(data), label)
     except MediaTooLarge as problem:
@@ -198,7 +202,7 @@ class Assembly:
 
     def _received(self, index: int, item: media_pb2.Media) -> Received:
         if index not in self._chunks:
-            return _inline(index, item, self._limits)
+            return _inline(index, item, lambda index: self._media[index].inline, self._limits)
         announced, sent = item.chunked.total_bytes, self._sizes[index]
         if index not in self._problems and announced and sent != announced:
             self._problems[index] = InvalidRequest(

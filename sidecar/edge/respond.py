@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.rpc import error_details_pb2, status_pb2
 from multimodal.v1 import media_pb2, preprocessor_pb2
 
 from sidecar import errors
 from sidecar.catalogue import ModelState, ServedModel
+from sidecar.edge import payloads
 from sidecar.media import AudioInfo, DataType, ImageInfo, MediaInfo, Modality, Tensor, TensorSpec
 from sidecar.observe.timings import Stage, Timings
 from sidecar.pipeline import Item, Walk
@@ -24,8 +25,6 @@ from sidecar.stages.deliver.bindings import Grouping
 from sidecar.stages.deliver.upstream import Answer
 
 DOMAIN = "multimodal.v1"
-
-_Tensors = RepeatedCompositeFieldContainer[media_pb2.Tensor]
 
 # Every leaf of the error tree, and the status that a caller sees. UNAVAILABLE and RESOURCE_EXHAUSTED
 # are kept for what a later try can mend, so that a client's retry policy needs no exceptions.
@@ -62,6 +61,7 @@ _MODALITIES = {
     Modality.AUDIO: media_pb2.MODALITY_AUDIO,
 }
 _DATA_TYPES = {data_type: media_pb2.DataType.Value(f"DATA_TYPE_{data_type.value}") for data_type in DataType}
+_TENSORS = payloads.number_of(media_pb2.ItemResult, "tensors")
 _STATES = {
     ModelState.READY: preprocessor_pb2.MODEL_STATE_READY,
     ModelState.UNREACHABLE: preprocessor_pb2.MODEL_STATE_UNREACHABLE,
@@ -136,31 +136,53 @@ def _packed(message: object) -> any_pb2.Any:
     return packed
 
 
-# Messages that carry tensors are filled in place: a message handed to another's constructor is copied
-# whole, which for one 0.6 MB tensor takes 580 µs where filling in takes 10 (protobuf 6.33, upb).
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply, laid but for the call's times: `message` without its tensors and items, `parts` those."""
+
+    message: preprocessor_pb2.PreprocessResponse | preprocessor_pb2.InferResponse
+    parts: list[payloads.Part]
+
+    def stamped(self, times: Timings) -> bytes:
+        """The whole reply; the one copy of its tensors is made here."""
+        self.message.times.CopyFrom(stage_times(times))
+        return b"".join([self.message.SerializeToString(), *self.parts])
 
 
-def preprocess_response(walk: Walk, request_id: str) -> preprocessor_pb2.PreprocessResponse:
+def preprocess_reply(walk: Walk, request_id: str) -> Reply:
     """All but the call's times, which are stamped when this is done."""
-    response = preprocessor_pb2.PreprocessResponse(request_id=request_id, cost=total_cost(walk.items))
-    for item in walk.items:
-        _fill_item(response.items.add(), item, item.tensors)
-    return response
+    kind = preprocessor_pb2.PreprocessResponse
+    message = kind(request_id=request_id, cost=total_cost(walk.items))
+    return Reply(message, _laid_items(walk.items, payloads.number_of(kind, "items")))
 
 
-def infer_response(walk: Walk, request_id: str) -> preprocessor_pb2.InferResponse:
+def infer_reply(walk: Walk, request_id: str) -> Reply:
     """All but the call's times, which are stamped when this is done."""
-    response = preprocessor_pb2.InferResponse(
+    kind = preprocessor_pb2.InferResponse
+    message = kind(
         request_id=request_id,
         cost=total_cost(walk.items),
         upstream_model=walk.model,
         upstream_version=walk.version,
     )
-    for item in walk.items:
-        _fill_item(response.items.add(), item, item.tensors)
+    parts = _laid_items(walk.items, payloads.number_of(kind, "items"))
     for output in walk.outputs:
-        _add_tensor(response.outputs, output)
-    return response
+        parts += payloads.laid(payloads.number_of(kind, "outputs"), _laid_tensor(output))
+    return Reply(message, parts)
+
+
+def _laid_items(items: Iterable[Item], number: int) -> list[payloads.Part]:
+    parts: list[payloads.Part] = []
+    for item in items:
+        content: list[payloads.Part] = [_item_result(item).SerializeToString()]
+        for tensor in item.tensors:
+            content += payloads.laid(_TENSORS, _laid_tensor(tensor))
+        parts += payloads.laid(number, content)
+    return parts
+
+
+def _laid_tensor(tensor: Tensor) -> list[payloads.Part]:
+    return payloads.tensor(tensor, _DATA_TYPES[tensor.data_type])
 
 
 def prepared(items: Sequence[Item], request_id: str) -> preprocessor_pb2.InferStreamResponse:
@@ -168,7 +190,7 @@ def prepared(items: Sequence[Item], request_id: str) -> preprocessor_pb2.InferSt
     event = preprocessor_pb2.InferStreamResponse()
     event.prepared.request_id = request_id
     for item in items:
-        _fill_item(event.prepared.items.add(), item, ())
+        event.prepared.items.add().CopyFrom(_item_result(item))
     return event
 
 
@@ -177,7 +199,13 @@ def stream_outputs(answer: Answer, index: int) -> preprocessor_pb2.InferStreamRe
     event = preprocessor_pb2.InferStreamResponse()
     event.outputs.index = index
     for output in answer.outputs:
-        _add_tensor(event.outputs.outputs, output)
+        # Filled in place: a message handed to another's constructor is copied whole, with its data.
+        event.outputs.outputs.add(
+            name=output.name,
+            data_type=_DATA_TYPES[output.data_type],
+            shape=output.shape,
+            data=bytes(output.data),
+        )
     return event
 
 
@@ -196,25 +224,16 @@ def finished(walk: Walk, request_id: str) -> preprocessor_pb2.InferStreamRespons
     )
 
 
-def _fill_item(result: media_pb2.ItemResult, item: Item, tensors: Iterable[Tensor]) -> None:
+def _item_result(item: Item) -> media_pb2.ItemResult:
+    """All but its tensors."""
+    result = media_pb2.ItemResult(cost=_cost(item))
     if item.problem is not None:
         result.problem.CopyFrom(problem(item.problem))
     if item.info is not None:
         result.info.CopyFrom(media_info(item.info))
     if item.times is not None:
         result.times.CopyFrom(stage_times(item.times))
-    result.cost.CopyFrom(_cost(item))
-    for tensor in tensors:
-        _add_tensor(result.tensors, tensor)
-
-
-def _add_tensor(tensors: _Tensors, value: Tensor) -> None:
-    tensors.add(
-        name=value.name,
-        data_type=_DATA_TYPES[value.data_type],
-        shape=value.shape,
-        data=bytes(value.data),
-    )
+    return result
 
 
 def problem(error: errors.SidecarError) -> media_pb2.Problem:

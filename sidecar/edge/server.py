@@ -19,7 +19,7 @@ from multimodal.v1 import preprocessor_pb2, preprocessor_pb2_grpc
 
 from sidecar.addresses import is_host_port, is_unix
 from sidecar.edge.interceptors import Arounds, Drain, stack
-from sidecar.edge.preprocessor import Preprocessor
+from sidecar.edge.preprocessor import PARSERS, Preprocessor
 from sidecar.errors import SettingsError
 from sidecar.observe.metrics import Metrics
 
@@ -69,7 +69,7 @@ class Server:
         self._drain = Drain()
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=(Arounds(stack(self._drain, metrics)),),
+            interceptors=(Arounds(stack(self._drain, metrics), PARSERS),),
             options=(
                 ("grpc.max_receive_message_length", config.message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -95,6 +95,10 @@ class Server:
     async def ready(self) -> None:
         """Tells that requests can be answered."""
         await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+
+    async def unready(self) -> None:
+        """Tells that requests cannot be answered at present."""
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stop(self) -> bool:
         """Drains and stops. Returns whether every accepted call was finished within the bound."""

@@ -76,7 +76,7 @@ class ObservedItem(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One value of a watched metric; `counts` says that it only grows."""
+    """One value of a watched metric; `modality` is its label, empty for none; `counts` says that it only grows."""
 
     name: str
     help_text: str
@@ -210,6 +210,8 @@ class _Watched(Collector):
                 kind: type[CounterMetricFamily | GaugeMetricFamily] = (
                     CounterMetricFamily if reading.counts else GaugeMetricFamily
                 )
-                family = families[reading.name] = kind(reading.name, reading.help_text, labels=["modality"])
-            family.add_metric([reading.modality], reading.value)
+                family = families[reading.name] = kind(
+                    reading.name, reading.help_text, labels=["modality"] if reading.modality else None
+                )
+            family.add_metric([reading.modality] if reading.modality else [], reading.value)
         yield from families.values()

@@ -1,23 +1,23 @@
-"""Runs jobs on threads, as many a modality as the plan says, and lets go of tickets when they end.
+"""What runs jobs, as the path sees it: `Workers`; and the simplest of them, threads of this process.
 
-The interface is `Workers`; threads of this process are one way behind it. A caller who goes away
-cancels a job that has not begun; one that runs is left to finish, and its result is dropped on purpose
-and counted.
+Worker processes (supervisor.py) are the other. Either way a caller who goes away cancels a job that has not
+begun; one that runs is left to finish, and its result is dropped on purpose and counted. What a job holds,
+its ticket and its slots of the arena, is let go of when it has really ended.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from sidecar.media import MediaInfo, Modality, Source
+from sidecar.arena.lease import Lease
+from sidecar.media import Modality, Source
+from sidecar.stages import kernels
 from sidecar.stages.admit.gate import Ticket
-from sidecar.stages.probe import probe
 from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.worker import Done, Job, work
 
@@ -30,29 +30,64 @@ class WorkersStatistics:
     abandoned_total: int
 
 
+@dataclass(frozen=True, slots=True)
+class CrewStatistics:
+    """Worker processes alive, with their pids; since the start: deaths, hangs among them, jobs run again and
+    jobs refused because they ended two processes; contents that are refused at the door now.
+    """
+
+    processes: int = 0
+    pids: tuple[int, ...] = ()
+    deaths_total: int = 0
+    hangs_total: int = 0
+    reruns_total: int = 0
+    poisoned_total: int = 0
+    quarantined: int = 0
+
+
 class Workers(Protocol):
-    """Where probe, decode, transform and pack run."""
+    """Where decode, transform and pack run."""
 
     @property
     def slots(self) -> Mapping[Modality, int]:
-        """How many jobs of each modality run at once."""
+        """How many jobs of each modality may hold a ticket at once."""
         ...
 
-    async def probe(self, source: Source) -> tuple[MediaInfo, int]:
-        """A source's facts, and the nanoseconds that reading them took, without the wait for a thread.
-
-        Raises only UnsupportedMedia and CorruptMedia.
-        """
+    @property
+    def takes_copies(self) -> bool:
+        """Whether a job's source must lie in the arena."""
         ...
 
-    async def run(self, job: Job, ticket: Ticket) -> Done:
+    @property
+    def ailment(self) -> str:
+        """Why no job can be run at present, for the health status; empty while all is well."""
+        ...
+
+    async def open(self) -> None:
+        """Returns when jobs can be run. Raises SettingsError where that takes too long."""
+        ...
+
+    async def changed(self) -> None:
+        """Returns when `ailment` may have changed."""
+        ...
+
+    def check(self, source: Source) -> None:
+        """Raises CorruptMedia for media that is known to end workers."""
+        ...
+
+    async def run(self, job: Job, ticket: Ticket, held: Sequence[Lease]) -> Done:
         """Runs a job that holds a ticket, and releases the ticket when the job has really ended.
 
+        `held` are the slots that it reads and writes: they are retained, and pinned, as long.
         What went wrong with the job is in what it gives back; only cancellation is raised.
         """
         ...
 
     def statistics(self) -> Mapping[Modality, WorkersStatistics]: ...
+
+    def crew(self) -> CrewStatistics:
+        """Of worker processes; all zeros where there are none."""
+        ...
 
     async def close(self) -> None:
         """Drops what has not begun, waits for what runs, and ends the threads."""
@@ -60,30 +95,39 @@ class Workers(Protocol):
 
 
 class ThreadWorkers:
-    """Workers on threads of this process: one pool a modality, and one for probe."""
+    """Workers on threads of this process: one pool a modality."""
+
+    takes_copies = False
+    ailment = ""
 
     def __init__(self, plan: ThreadPlan) -> None:
-        self.slots: Mapping[Modality, int] = {
-            Modality.IMAGE: plan.image_threads,
-            Modality.AUDIO: plan.audio_threads,
-        }
+        self.slots: Mapping[Modality, int] = plan.threads
         self._pools = {
             modality: ThreadPoolExecutor(threads, thread_name_prefix=f"{modality.value}-worker")
             for modality, threads in self.slots.items()
         }
-        self._probe_pool = ThreadPoolExecutor(plan.probe_threads, thread_name_prefix="probe")
         self._finished: Counter[Modality] = Counter()
         self._abandoned: Counter[Modality] = Counter()
 
-    async def probe(self, source: Source) -> tuple[MediaInfo, int]:
-        return await asyncio.get_running_loop().run_in_executor(self._probe_pool, _timed_probe, source)
+    async def open(self) -> None:
+        """Threads are there when they are needed; what they run is compiled now."""
+        await asyncio.to_thread(kernels.warm)
 
-    async def run(self, job: Job, ticket: Ticket) -> Done:
+    async def changed(self) -> None:
+        await asyncio.get_running_loop().create_future()  # nothing ever does
+
+    def check(self, source: Source) -> None:
+        """No worker has ever been ended here."""
+
+    async def run(self, job: Job, ticket: Ticket, held: Sequence[Lease]) -> Done:
         loop = asyncio.get_running_loop()
+        for lease in held:
+            lease.retain()
+            lease.pin()
         future = self._pools[ticket.modality].submit(work, job)
 
         def ended(_: Future[Done]) -> None:
-            loop.call_soon_threadsafe(self._end, ticket)
+            loop.call_soon_threadsafe(self._end, ticket, held)
 
         future.add_done_callback(ended)
         try:
@@ -92,7 +136,10 @@ class ThreadWorkers:
             self._abandoned[ticket.modality] += 1
             raise
 
-    def _end(self, ticket: Ticket) -> None:
+    def _end(self, ticket: Ticket, held: Sequence[Lease]) -> None:
+        for lease in held:
+            lease.unpin()
+            lease.release()
         self._finished[ticket.modality] += 1
         ticket.release()
 
@@ -102,15 +149,13 @@ class ThreadWorkers:
             for modality in self.slots
         }
 
+    def crew(self) -> CrewStatistics:
+        return CrewStatistics()
+
     async def close(self) -> None:
-        for pool in (self._probe_pool, *self._pools.values()):
+        for pool in self._pools.values():
             await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
 
     def __repr__(self) -> str:
         threads = ", ".join(f"{modality.value} {count}" for modality, count in self.slots.items())
         return f"<ThreadWorkers {threads}>"
-
-
-def _timed_probe(source: Source) -> tuple[MediaInfo, int]:
-    begun = time.monotonic_ns()
-    return probe(source), time.monotonic_ns() - begun

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from sidecar.deadline import Deadline
 from sidecar.errors import InternalError, SidecarError
@@ -17,9 +17,17 @@ from sidecar.media import DataType, DecodeTarget, Frames, MediaInfo, Shaped, Sou
 from sidecar.observe.timings import Stage, Timeline
 from sidecar.recipes.recipe import Recipe
 from sidecar.stages.decode import decode
-from sidecar.stages.pack import pack
+from sidecar.stages.pack import pack, packed_bytes
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """Where an output is written: `at` in bytes from the arena's start, `data` the room there is."""
+
+    at: int
+    data: memoryview = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,8 @@ class Job:
     """One item to prepare: its bytes and facts, by which recipe, into which element types.
 
     An optional output of the recipe that `data_types` does not name is not made: the model has no use for it.
+    `source_at` is where the source's bytes begin in the arena, None where they lie elsewhere; `outlets` say
+    where each output goes, None leaves them in memory of their own.
     """
 
     source: Source
@@ -35,16 +45,23 @@ class Job:
     target: DecodeTarget
     data_types: Mapping[str, DataType]
     deadline: Deadline
+    source_at: int | None = None
+    outlets: Mapping[str, Outlet] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An ended job: its tensors, or the problem that ended it; nanoseconds a stage; milliseconds of one core."""
+    """An ended job: its tensors, or the problem that ended it; nanoseconds a stage; milliseconds of one core.
+
+    `needed` is not empty where an outlet was too small: then it says how many bytes each output takes, and
+    nothing was written.
+    """
 
     tensors: tuple[Tensor, ...]
     problem: SidecarError | None
     spent: Mapping[Stage, int]
     cpu_ms: float
+    needed: Mapping[str, int] = field(default_factory=dict)
 
 
 def work(job: Job) -> Done:
@@ -52,9 +69,13 @@ def work(job: Job) -> Done:
     timeline = Timeline()
     cpu_begun = time.thread_time_ns()
     tensors: tuple[Tensor, ...] = ()
+    needed: Mapping[str, int] = {}
     problem: SidecarError | None = None
     try:
-        tensors = _walk(job, timeline)
+        shaped = _shape(job, timeline)
+        with timeline.measure(Stage.PACK):
+            needed = _too_much(job, shaped)
+            tensors = () if needed else _pack(job, shaped)
     except SidecarError as error:
         problem = error.bare()
     except Exception:
@@ -62,18 +83,16 @@ def work(job: Job) -> Done:
         problem = InternalError(
             f"{job.source.label} could not be prepared: a fault of the server; its log tells more"
         )
-    return Done(tensors, problem, timeline.spent, (time.thread_time_ns() - cpu_begun) / 1e6)
+    return Done(tensors, problem, timeline.spent, (time.thread_time_ns() - cpu_begun) / 1e6, needed)
 
 
-def _walk(job: Job, timeline: Timeline) -> tuple[Tensor, ...]:
+def _shape(job: Job, timeline: Timeline) -> list[Shaped]:
     job.deadline.check(Stage.DECODE.value)
     with timeline.measure(Stage.DECODE):
         frames = decode(job.source, job.info, job.target)
     job.deadline.check(Stage.TRANSFORM.value)
     with timeline.measure(Stage.TRANSFORM):
-        shaped = _transform(job, frames)
-    with timeline.measure(Stage.PACK):
-        return pack([each for each in shaped if each.name in job.data_types], job.data_types)
+        return [each for each in _transform(job, frames) if each.name in job.data_types]
 
 
 def _transform(job: Job, frames: Frames) -> tuple[Shaped, ...]:
@@ -82,3 +101,19 @@ def _transform(job: Job, frames: Frames) -> tuple[Shaped, ...]:
         return job.recipe.transform(frames)
     except SidecarError as error:
         raise error.of(job.source.label) from error
+
+
+def _too_much(job: Job, shaped: list[Shaped]) -> Mapping[str, int]:
+    """What the outputs take, where an outlet has less; else nothing."""
+    if job.outlets is None:
+        return {}
+    needed = packed_bytes(shaped, job.data_types)
+    fits = all(nbytes <= job.outlets[name].data.nbytes for name, nbytes in needed.items())
+    return {} if fits else needed
+
+
+def _pack(job: Job, shaped: list[Shaped]) -> tuple[Tensor, ...]:
+    if job.outlets is None:
+        return pack(shaped, job.data_types)
+    tensors = pack(shaped, job.data_types, {name: outlet.data for name, outlet in job.outlets.items()})
+    return tuple(replace(tensor, at=job.outlets[tensor.name].at) for tensor in tensors)

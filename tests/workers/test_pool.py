@@ -6,12 +6,14 @@ import asyncio
 import io
 import threading
 from collections.abc import AsyncIterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sidecar.arena.arena import Arena, ArenaConfig
 from sidecar.deadline import Deadline
 from sidecar.errors import CorruptMedia, DeadlineExceeded, InternalError, MediaTooLarge
 from sidecar.media import (
@@ -28,9 +30,11 @@ from sidecar.media import (
 )
 from sidecar.observe.timings import Stage
 from sidecar.stages.admit.gate import Gate, GateConfig, Ticket
-from sidecar.workers.plan import ThreadPlan, ThreadsConfig, plan_threads
+from sidecar.stages.probe import probe
+from sidecar.workers.memory import memory_limit
+from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.pool import ThreadWorkers
-from sidecar.workers.worker import Job
+from sidecar.workers.worker import Job, Outlet
 
 FOREVER = Deadline(None)
 
@@ -52,8 +56,8 @@ class Held:
     def accepts(self, output: str, data_type: DataType) -> bool:
         return (output, data_type) == ("pixels", DataType.UINT8)
 
-    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> int:
-        return info.encoded_bytes * len(data_types)
+    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
+        return dict.fromkeys(data_types, info.encoded_bytes)
 
     def transform(self, frames: Frames) -> tuple[Shaped, ...]:
         assert isinstance(frames, Pixels)
@@ -70,7 +74,7 @@ def free() -> Held:
 
 @pytest.fixture
 async def workers() -> AsyncIterator[ThreadWorkers]:
-    pool = ThreadWorkers(ThreadPlan(image_threads=1, audio_threads=1, probe_threads=1))
+    pool = ThreadWorkers(ThreadPlan(processes=0, image_threads=1, audio_threads=1, probe_threads=1))
     yield pool
     await pool.close()
 
@@ -90,9 +94,9 @@ def png() -> bytes:
     return file.getvalue()
 
 
-async def job(workers: ThreadWorkers, recipe: Held, deadline: Deadline = FOREVER) -> Job:
+def job(recipe: Held, deadline: Deadline = FOREVER) -> Job:
     source = Source(png())
-    info, _ = await workers.probe(source)
+    info = probe(source)
     return Job(source, info, recipe, DecodeTarget(), {"pixels": DataType.UINT8}, deadline)
 
 
@@ -105,7 +109,7 @@ async def idle(gate: Gate) -> None:
 async def test_a_job_gives_tensors_and_a_time_for_each_of_its_stages(
     workers: ThreadWorkers, gate: Gate
 ) -> None:
-    done = await workers.run(await job(workers, free()), await ticket(gate))
+    done = await workers.run(job(free()), await ticket(gate), ())
     assert [tensor.shape for tensor in done.tensors] == [(4, 5, 3)]
     assert set(done.spent) == {Stage.DECODE, Stage.TRANSFORM, Stage.PACK}
     assert done.cpu_ms > 0
@@ -114,8 +118,8 @@ async def test_a_job_gives_tensors_and_a_time_for_each_of_its_stages(
 async def test_an_output_that_the_model_has_no_use_for_is_not_packed(
     workers: ThreadWorkers, gate: Gate
 ) -> None:
-    unwanted = replace(await job(workers, free()), data_types={})
-    assert (await workers.run(unwanted, await ticket(gate))).tensors == ()
+    unwanted = replace(job(free()), data_types={})
+    assert (await workers.run(unwanted, await ticket(gate), ())).tensors == ()
 
 
 @dataclass(frozen=True)
@@ -130,8 +134,8 @@ class Faulty(Held):
 
 
 async def test_what_a_recipe_refuses_is_told_of_the_item(workers: ThreadWorkers, gate: Gate) -> None:
-    refused = replace(await job(workers, free()), recipe=Faulty(failure=MediaTooLarge("too thin", limit="x")))
-    problem = (await workers.run(refused, await ticket(gate))).problem
+    refused = replace(job(free()), recipe=Faulty(failure=MediaTooLarge("too thin", limit="x")))
+    problem = (await workers.run(refused, await ticket(gate), ())).problem
     assert isinstance(problem, MediaTooLarge)
     assert (problem.message, problem.facts) == ("item 0: too thin", {"limit": "x"})
 
@@ -139,15 +143,15 @@ async def test_what_a_recipe_refuses_is_told_of_the_item(workers: ThreadWorkers,
 async def test_a_fault_of_ours_is_told_as_one_and_logged(
     workers: ThreadWorkers, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
-    faulty = replace(await job(workers, free()), recipe=Faulty())
-    problem = (await workers.run(faulty, await ticket(gate))).problem
+    faulty = replace(job(free()), recipe=Faulty())
+    problem = (await workers.run(faulty, await ticket(gate), ())).problem
     assert isinstance(problem, InternalError)
     assert "KeyError" not in problem.message
     assert "KeyError" in caplog.text
 
 
 async def test_a_ticket_is_released_when_the_job_has_ended(workers: ThreadWorkers, gate: Gate) -> None:
-    await workers.run(await job(workers, free()), await ticket(gate))
+    await workers.run(job(free()), await ticket(gate), ())
     await idle(gate)
     assert workers.statistics()[Modality.IMAGE].finished_total == 1
 
@@ -156,7 +160,7 @@ async def test_a_ticket_outlives_a_caller_who_left_while_the_job_ran(
     workers: ThreadWorkers, gate: Gate
 ) -> None:
     recipe = Held()
-    running = asyncio.create_task(workers.run(await job(workers, recipe), await ticket(gate)))
+    running = asyncio.create_task(workers.run(job(recipe), await ticket(gate), ()))
     await asyncio.to_thread(recipe.begun.wait, 30)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -170,10 +174,10 @@ async def test_a_job_that_has_not_begun_is_dropped_with_its_caller(
     workers: ThreadWorkers, gate: Gate
 ) -> None:
     first, second = Held(), Held()
-    running = asyncio.create_task(workers.run(await job(workers, first), await ticket(gate)))
+    running = asyncio.create_task(workers.run(job(first), await ticket(gate), ()))
     await asyncio.to_thread(first.begun.wait, 30)
     spare = Gate({Modality.IMAGE: 1}, GateConfig())
-    queued = asyncio.create_task(workers.run(await job(workers, second), await ticket(spare)))
+    queued = asyncio.create_task(workers.run(job(second), await ticket(spare), ()))
     await asyncio.sleep(0)
     queued.cancel()
     await asyncio.gather(queued, return_exceptions=True)
@@ -185,34 +189,42 @@ async def test_a_job_that_has_not_begun_is_dropped_with_its_caller(
 
 
 async def test_a_job_whose_deadline_has_passed_is_not_begun(workers: ThreadWorkers, gate: Gate) -> None:
-    late = await job(workers, free(), Deadline.after(0))
-    done = await workers.run(late, await ticket(gate))
+    late = job(free(), Deadline.after(0))
+    done = await workers.run(late, await ticket(gate), ())
     assert isinstance(done.problem, DeadlineExceeded)
     assert done.problem.facts["stage"] == "decode"
     await idle(gate)
 
 
+async def test_outputs_are_written_where_the_job_says_and_held_until_then(
+    workers: ThreadWorkers, gate: Gate
+) -> None:
+    with closing(Arena.open(ArenaConfig(bytes=16 << 20), memory_limit())) as arena:
+        (lease,) = await arena.take([60], FOREVER)
+        placed = replace(job(free()), outlets={"pixels": Outlet(lease.offset, lease.view)})
+        done = await workers.run(placed, await ticket(gate), [lease])
+        assert done.tensors[0].at == lease.offset
+        assert bytes(lease.view) == bytes([7] * 60)
+        await idle(gate)
+        assert arena.statistics().pinned == 0
+        lease.release()
+        assert arena.statistics().leased == 0
+
+
+async def test_an_outlet_too_small_is_told_and_not_written_to(workers: ThreadWorkers, gate: Gate) -> None:
+    outlet = memoryview(bytearray(59))
+    small = replace(job(free()), outlets={"pixels": Outlet(0, outlet)})
+    done = await workers.run(small, await ticket(gate), ())
+    assert (done.tensors, done.needed) == ((), {"pixels": 60})
+    assert not any(outlet)
+
+
 async def test_bad_media_costs_its_job_only(workers: ThreadWorkers, gate: Gate) -> None:
-    good = await job(workers, free())
+    good = job(free())
     bad = Job(Source(png()[:-30]), good.info, good.recipe, good.target, good.data_types, FOREVER)
-    damaged = await workers.run(bad, await ticket(gate))
+    damaged = await workers.run(bad, await ticket(gate), ())
     assert isinstance(damaged.problem, CorruptMedia)
     assert damaged.spent[Stage.DECODE] > 0
     assert damaged.cpu_ms > 0
-    assert (await workers.run(good, await ticket(gate))).problem is None
+    assert (await workers.run(good, await ticket(gate), ())).problem is None
     await idle(gate)
-
-
-@pytest.mark.parametrize(
-    ("config", "cores", "plan"),
-    [
-        (ThreadsConfig(), 1, ThreadPlan(1, 1, 1)),
-        (ThreadsConfig(), 2, ThreadPlan(2, 1, 1)),
-        (ThreadsConfig(), 8, ThreadPlan(8, 4, 1)),
-        (ThreadsConfig(image=3, audio=2, probe=4), 8, ThreadPlan(3, 2, 4)),
-    ],
-)
-def test_the_plan_follows_the_cores_and_the_settings_win(
-    config: ThreadsConfig, cores: int, plan: ThreadPlan
-) -> None:
-    assert plan_threads(config, cores) == plan

@@ -75,6 +75,10 @@ class Places:
         self._lane = lane
         self._left = count
 
+    @property
+    def modality(self) -> Modality:
+        return self._lane.modality
+
     async def ticket(self, cost: Cost, deadline: Deadline) -> Ticket:
         """Waits for a slot, first come first served. Raises DeadlineExceeded when none came in time."""
         try:

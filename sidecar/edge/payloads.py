@@ -1,0 +1,170 @@
+"""Media and tensors pass beside protobuf: a message is read and laid around its large bytes fields.
+
+protobuf copies a bytes field when it parses a message, again when the field is read, once more when it is
+set, and last when the message is serialised. Here a request's media stays where gRPC put it, and a reply's
+tensors go from the arena into the reply in one copy. Measured on two busy cores, 640 KB in and 600 KB out:
+see docs/design. What is laid is valid protobuf, and what cannot be read so is left to protobuf whole, so
+that there is one contract and nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from google.protobuf.message import Message
+from multimodal.v1 import media_pb2, preprocessor_pb2
+
+from sidecar.media import Tensor
+from sidecar.stages.deliver.wire import varint
+
+Read = TypeVar("Read", preprocessor_pb2.PreprocessRequest, preprocessor_pb2.InferRequest)
+Part = bytes | memoryview
+
+# Smaller requests are parsed whole: two copies of 16 KiB take less time than one walk over fields.
+_LEAST_BYTES = 16 * 1024
+# Fields that are walked over before protobuf is left to do it all: walking is Python, a microsecond a field,
+# and a hostile message may have millions.
+_MOST_FIELDS = 512
+_LENGTH_DELIMITED = 2  # the wire type of bytes and messages
+_MOST_VARINT_BITS = 63
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[Read]):
+    """A request as it was read. `media` has the inline bytes of each item that were left out of the message,
+    None for an item that is whole in it; empty where all are.
+    """
+
+    message: Read
+    media: Sequence[memoryview | None] = ()
+
+    def inline(self, index: int) -> Part:
+        """The inline bytes of an item."""
+        apart = self.media[index] if self.media else None
+        return self.message.media[index].inline if apart is None else apart
+
+
+def read_request(kind: type[Read], raw: bytes) -> Request[Read]:
+    """A request from its bytes. Raises DecodeError where they are none."""
+    if len(raw) >= _LEAST_BYTES:
+        walked = _Walk(kind.DESCRIPTOR.fields_by_name["media"].number).request(raw)
+        if walked is not None:
+            rest, media = walked
+            return Request(kind.FromString(rest), media)
+    return Request(kind.FromString(raw))
+
+
+class _Walk:
+    """One walk over a request's fields, within bounds; None stands for: let protobuf do it."""
+
+    def __init__(self, media_field: int) -> None:
+        self._media_field = media_field
+        self._left = _MOST_FIELDS
+
+    def request(self, raw: bytes) -> tuple[bytes, list[memoryview | None]] | None:
+        """The request without its media's inline bytes, and those bytes."""
+        view = memoryview(raw)
+        parts: list[Part] = []
+        media: list[memoryview | None] = []
+        fields = self._fields(view)
+        if fields is None:
+            return None
+        for number, whole, content in fields:
+            if number != self._media_field:
+                parts.append(whole)
+                continue
+            item = None if content is None else self._item(content)
+            if item is None:
+                return None
+            rest, inline = item
+            parts += laid(self._media_field, rest)
+            media.append(inline)
+        return b"".join(parts), media
+
+    def _item(self, view: memoryview) -> tuple[list[Part], memoryview | None] | None:
+        """A media item's fields, its inline bytes made empty, and those bytes."""
+        fields = self._fields(view)
+        if fields is None:
+            return None
+        inline = [content for number, _, content in fields if number == _INLINE]
+        others = {number for number, _, _ in fields}
+        if not inline:
+            return [view], None
+        if len(inline) > 1 or inline[0] is None or _CHUNKED in others:
+            return None  # of several sources the last counts: protobuf's rule, and protobuf's work
+        rest = [whole for number, whole, _ in fields if number != _INLINE]
+        return [*rest, *laid(_INLINE, ())], inline[0]
+
+    def _fields(self, view: memoryview) -> list[tuple[int, memoryview, memoryview | None]] | None:
+        """Each field's number, all of its bytes, and its content where it is length-delimited."""
+        found: list[tuple[int, memoryview, memoryview | None]] = []
+        at, end = 0, len(view)
+        while at < end:
+            self._left -= 1
+            tag = _varint(view, at)
+            if self._left < 0 or tag is None:
+                return None
+            key, begin = tag
+            content = None
+            if key & 7 == _LENGTH_DELIMITED:
+                length = _varint(view, begin)
+                if length is None or length[1] + length[0] > end:
+                    return None
+                content = view[length[1] : length[1] + length[0]]
+                stop = length[1] + length[0]
+            elif key & 7 == 0:
+                number = _varint(view, begin)
+                if number is None:
+                    return None
+                stop = number[1]
+            else:
+                return None  # the contract has fixed-width fields nowhere near media
+            found.append((key >> 3, view[at:stop], content))
+            at = stop
+        return found
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int] | None:
+    """A number and where it ends; None where it does not end in time."""
+    value = shift = 0
+    while at < len(view) and shift <= _MOST_VARINT_BITS:
+        byte = view[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:  # noqa: PLR2004 - the bit that says: there is more
+            return value, at
+        shift += 7
+    return None
+
+
+def laid(number: int, parts: Iterable[Part]) -> list[Part]:
+    """A length-delimited field around its content."""
+    content = list(parts)
+    return [varint(number << 3 | _LENGTH_DELIMITED), varint(sum(map(len, content))), *content]
+
+
+def tensor(value: Tensor, data_type: int) -> list[Part]:
+    """A serialised `Tensor` of the contract, its data last."""
+    head = media_pb2.Tensor(name=value.name, data_type=data_type, shape=value.shape)  # type: ignore[arg-type]  # a number of the enum
+    data = value.data.cast("B") if isinstance(value.data, memoryview) else value.data
+    return [head.SerializeToString(), *laid(_DATA, [data])]
+
+
+def number_of(kind: type[Message], field: str) -> int:
+    """A field's number in the contract."""
+    return int(kind.DESCRIPTOR.fields_by_name[field].number)
+
+
+def serialized(reply: Any) -> bytes:  # noqa: ANN401 - a message of any kind
+    """A reply's bytes: those that were laid here, or a message's."""
+    if isinstance(reply, bytes):
+        return reply
+    laid_by_protobuf: bytes = reply.SerializeToString()
+    return laid_by_protobuf
+
+
+_INLINE: Final = number_of(media_pb2.Media, "inline")
+_CHUNKED: Final = number_of(media_pb2.Media, "chunked")
+_DATA: Final = number_of(media_pb2.Tensor, "data")

@@ -1,0 +1,128 @@
+"""The nursery: a process with everything loaded and compiled, of which worker processes are forked.
+
+The front cannot fork, for it runs gRPC; starting a Python for every worker takes seconds in which a crash
+costs capacity. So one process, which never runs gRPC, a thread or a job, loads the code once, and each
+worker is a fork of it: warm from its first instruction, milliseconds after it was asked for, sharing the
+loaded pages with its siblings.
+
+Run as `python -m sidecar.workers.nursery FD CONFIG`: FD is the front's channel, CONFIG JSON. The front says
+`{"spawn": number}` and passes the worker's channel along; the nursery says `{"ready": ...}` once it is warm,
+`{"spawned": number, "pid": ...}` with a pidfd, and `{"ended": number, "status": ...}`. It ends when the
+front closes its channel, and its workers end with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+# One thread inside every library, whatever counts the cores: requests are parallel, their insides are not.
+_CAPS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "VIPS_CONCURRENCY",
+)
+_MESSAGE = 4096
+
+
+def main(descriptor: int, config: dict[str, Any]) -> None:
+    """Warms up, then forks until the front goes."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the front decides when to stop, also when a group is told
+    os.environ.update(dict.fromkeys(_CAPS, "1"))
+    front = socket.socket(fileno=descriptor)
+    Nursery(front, _warm(config), int(config["threads"])).serve()
+
+
+def _warm(config: dict[str, Any]) -> memoryview:
+    """Loads what a worker runs, after the caps are set; returns the arena."""
+    from sidecar.arena.view import attach  # noqa: PLC0415
+    from sidecar.observe import logs  # noqa: PLC0415 - the caps are read when libraries are loaded
+    from sidecar.recipes import loader  # noqa: F401, PLC0415 - loads every recipe and stage
+    from sidecar.stages import kernels  # noqa: PLC0415
+    from sidecar.workers import allocator, process  # noqa: F401, PLC0415
+
+    allocator.keep_blocks()
+    logs.set_up(logs.LogConfig(**config["log"]))
+    kernels.warm()
+    return attach(config["arena"], int(config["arena_bytes"]))
+
+
+class Nursery:
+    """Forks workers on demand, and tells when one ended."""
+
+    def __init__(self, front: socket.socket, arena: memoryview, threads: int) -> None:
+        self._front = front
+        self._arena = arena
+        self._threads = threads
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(front, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        """Until the front closes the channel."""
+        self._say({"ready": sum(1 for _ in Path("/proc/self/task").iterdir())})
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    if not self._listen():
+                        return
+                else:
+                    self._bury(key.fd, *key.data)
+
+    def _listen(self) -> bool:
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._front, _MESSAGE, 1)
+        except OSError:
+            return False
+        if not message:
+            return False
+        self._spawn(json.loads(message)["spawn"], socket.socket(fileno=descriptors[0]))
+        return True
+
+    def _spawn(self, number: int, channel: socket.socket) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if not pid:
+            self._become_worker(parent, channel)
+        channel.close()
+        pidfd = os.pidfd_open(pid)
+        self._selector.register(pidfd, selectors.EVENT_READ, (number, pid))
+        self._say({"spawned": number, "pid": pid}, pidfd)
+
+    def _become_worker(self, parent: int, channel: socket.socket) -> None:
+        """The child's side: lets go of all that is the nursery's, and works until the end."""
+        from sidecar.workers import process  # noqa: PLC0415 - loaded since `_warm`
+
+        try:
+            process.die_with(parent)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for key in list(self._selector.get_map().values()):
+                os.close(key.fd)
+            self._selector.close()
+            process.serve_orders(channel, self._arena, self._threads)
+        finally:
+            os._exit(1)
+
+    def _bury(self, pidfd: int, number: int, pid: int) -> None:
+        _, status = os.waitpid(pid, 0)
+        self._selector.unregister(pidfd)
+        os.close(pidfd)
+        self._say({"ended": number, "status": status})
+
+    def _say(self, message: dict[str, int], *descriptors: int) -> None:
+        try:
+            socket.send_fds(self._front, [json.dumps(message).encode()], descriptors)
+        except OSError:
+            os._exit(0)  # the front is gone, and the kernel ends the workers with their parent
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), json.loads(sys.argv[2]))

@@ -1,0 +1,121 @@
+"""The front's end of the nursery: starts it, asks it for workers, hears of their ends.
+
+It decides nothing: what a death means is the supervisor's. It lives on one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_MESSAGE = 4096
+# How long the nursery may take to end once its channel is closed; it does so at once.
+_END_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told: of a warm nursery, of a worker's pid and pidfd, of its wait status, of the nursery's end."""
+
+    ready: Callable[[], None]
+    spawned: Callable[[int, int, int], None]
+    ended: Callable[[int, int], None]
+    gone: Callable[[], None]
+
+
+class NurseryLink:
+    """A nursery process and the channel to it."""
+
+    def __init__(self, config: dict[str, Any], listener: Listener) -> None:
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel.setblocking(False)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
+                [
+                    sys.executable,
+                    "-m",
+                    "sidecar.workers.nursery",
+                    str(theirs.fileno()),
+                    json.dumps(config),
+                ],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+            )
+        self._loop.add_reader(self._channel.fileno(), self._hear)
+        self._closed = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def spawn(self, number: int) -> socket.socket:
+        """Asks for worker `number`; returns the front's end of its channel."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            try:
+                socket.send_fds(self._channel, [json.dumps({"spawn": number}).encode()], [theirs.fileno()])
+            except OSError as error:
+                log.warning("the nursery cannot be asked for a worker: %s", error)
+        return ours
+
+    async def close(self) -> None:
+        """Ends the nursery, and with it all workers; returns when it is gone."""
+        self._hang_up()
+        try:
+            await asyncio.to_thread(self._process.wait, _END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+
+    def _hear(self) -> None:
+        try:
+            message, descriptors, _, _ = socket.recv_fds(self._channel, _MESSAGE, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            message, descriptors = b"", []
+        if not message:
+            self._gone()
+            return
+        said: dict[str, int] = json.loads(message)
+        match said:
+            case {"ready": threads}:
+                if threads > 1:
+                    log.warning("the nursery has %d threads; a fork takes only one along", threads)
+                self._listener.ready()
+            case {"spawned": number, "pid": pid} if descriptors:
+                self._listener.spawned(number, pid, descriptors[0])
+            case {"ended": number, "status": status}:
+                self._listener.ended(number, status)
+            case _:
+                log.error("the nursery said something unknown: %s", said)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+
+    def _gone(self) -> None:
+        closed = self._closed
+        self._hang_up()
+        if not closed:
+            # Ended by itself or by somebody: nothing of it is kept. It may not be reaped yet.
+            self._process.kill()
+            self._process.wait()
+            self._listener.gone()
+
+    def _hang_up(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._channel.fileno())
+            self._channel.close()

@@ -1,0 +1,43 @@
+"""Where headers are read: in the front process, before anything is decided about an item.
+
+A picture's header takes less time than waking a thread, so it is read at once; what may take longer, sounds
+and very long files, is read on threads. It never decodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from sidecar.media import MediaInfo, Source
+from sidecar.stages.probe import IMAGE_FORMATS, probe, sniff
+
+# Reading a picture's header takes 30 to 100 µs, and counting the scans of a progressive JPEG 0.3 ms a
+# megabyte; a thread costs 150 µs of waking and waiting.
+_AT_ONCE_BYTES = 4 << 20
+
+
+class Prober:
+    """Reads headers, at most `threads` of them at once beside the event loop's own."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="probe")
+
+    async def probe(self, source: Source) -> tuple[MediaInfo, int]:
+        """A source's facts, and the nanoseconds that reading them took, without the wait for a thread.
+
+        Raises only UnsupportedMedia and CorruptMedia.
+        """
+        if len(source.data) <= _AT_ONCE_BYTES and sniff(source) in IMAGE_FORMATS:
+            return _timed(source)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, _timed, source)
+
+    async def close(self) -> None:
+        """Drops what has not begun, and ends the threads."""
+        await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
+
+
+def _timed(source: Source) -> tuple[MediaInfo, int]:
+    begun = time.monotonic_ns()
+    return probe(source), time.monotonic_ns() - begun

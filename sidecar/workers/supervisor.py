@@ -1,0 +1,480 @@
+"""Runs jobs in worker processes, and sees to it that a process's death costs at most the job that caused it.
+
+Every job has a lease on its worker from its predicted cost; who overruns it, and whoever runs when a worker
+dies, is a suspect. A suspect is run once more, elsewhere and alone, so that a second death names the culprit:
+that one is answered as bad media and its content is refused for a while. What ran beside a known culprit is
+run again and suspected of nothing. Callers notice none of it but time.
+
+It lives on one event loop, whose thread alone may change it. It never forks, never decodes, and never gives
+a slot of the arena back while a process lives that may write there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt
+
+from sidecar.arena.lease import Lease
+from sidecar.errors import Overloaded, SettingsError, SidecarError
+from sidecar.media import Modality, Source
+from sidecar.stages.admit.gate import Ticket
+from sidecar.workers.nursery_link import Listener, NurseryLink
+from sidecar.workers.orders import MOST_BYTES, lay_order, read_report, report_number
+from sidecar.workers.plan import ThreadPlan
+from sidecar.workers.pool import CrewStatistics, WorkersStatistics
+from sidecar.workers.quarantine import Quarantine, refusal
+from sidecar.workers.worker import Done, Job
+
+log = logging.getLogger(__name__)
+
+# How often leases are looked at. A hang is found this much late at most.
+_WATCH_S = 0.2
+# A job that did nothing wrong is run this often before its caller is asked to come back.
+_MOST_RUNS = 4
+# Deaths of one place in a row without a finished job: up to this many are replaced at once, further ones
+# after a pause that doubles, up to the longest. Out of the air.
+_FREE_DEATHS = 3
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersConfig:
+    """Where jobs run, and how long they may. Times are seconds.
+
+    `processes`: worker processes; 0 runs the same jobs on threads of the front process, without isolation;
+    null takes the plan's own number. `start_s`: how long the workers may take to become warm. `lease_s`: what
+    any job may take, and `lease_factor`: how many times its predicted CPU time a long one; past the longer
+    of the two its process is ended. `quarantine_s`: how long media that ended two processes is refused.
+    """
+
+    processes: Annotated[int, Ge(0)] | None = None
+    start_s: Annotated[float, Gt(0)] = 60.0
+    lease_s: Annotated[float, Gt(0)] = 10.0
+    lease_factor: Annotated[float, Gt(0)] = 20.0
+    quarantine_s: Annotated[float, Ge(0)] = 300.0
+
+
+@dataclass(eq=False, slots=True)
+class _Task:
+    """A job on its way through workers."""
+
+    job: Job
+    order: bytes
+    number: int
+    ticket: Ticket
+    held: Sequence[Lease]
+    done: asyncio.Future[Done]
+    runs: int = 0
+    strikes: int = 0
+    ends_ns: int = 0
+    overdue: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Worker:
+    """A living process. It takes orders once `pidfd` is there. `alone`: it runs, or is to run, a suspect."""
+
+    place: int
+    number: int
+    channel: socket.socket
+    pid: int = 0
+    pidfd: int = -1
+    alone: bool = False
+    finished: int = 0
+    running: dict[int, _Task] = field(default_factory=dict)
+    busy: Counter[Modality] = field(default_factory=Counter)
+
+
+class ProcessWorkers:
+    """Workers in processes of their own. Made and used inside a running event loop."""
+
+    takes_copies = True
+
+    def __init__(self, plan: ThreadPlan, config: WorkersConfig, nursery: Mapping[str, Any]) -> None:
+        """`nursery` is what the nursery is told: the arena's name and size, and how to log."""
+        self._plan = plan
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        # One job more than threads for each process is made ready, so that a worker who reports finds the
+        # next order written.
+        self.slots: Mapping[Modality, int] = {
+            modality: threads + plan.processes for modality, threads in plan.threads.items()
+        }
+        self._quarantine = Quarantine(config.quarantine_s)
+        self._nursery_config = {**nursery, "threads": sum(plan.threads_per_process.values())}
+        self._nursery: NurseryLink | None = None
+        self._nursery_warm = False
+        self._workers: dict[int, _Worker] = {}
+        self._fruitless: Counter[int] = Counter()
+        self._empty: set[int] = set(range(plan.processes))
+        self._waiting: dict[Modality, deque[_Task]] = {modality: deque() for modality in plan.threads}
+        self._suspects: deque[_Task] = deque()
+        self._numbers = 0
+        self._finished: Counter[Modality] = Counter()
+        self._abandoned: Counter[Modality] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._changed = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._tasks = 0
+        self._closed = False
+        self._watch_handle: asyncio.TimerHandle | None = None
+
+    async def open(self) -> None:
+        """Starts all processes side by side, and returns when they are warm. Raises SettingsError if late."""
+        self._start_nursery()
+        self._watch()
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(self._config.start_s):
+                while len(self._ready()) < self._plan.processes:
+                    await self._change()
+        except TimeoutError:
+            await self.close()
+            raise SettingsError(
+                f"`workers.start_s` is {self._config.start_s:g} s and only {len(self._ready())} of "
+                f"{self._plan.processes} worker processes were warm by then: their log lines stand above; "
+                "allow more time, or run without processes by `workers: 0`",
+                key="workers.start_s",
+                value=self._config.start_s,
+            ) from None
+        log.info(
+            "%d worker processes of %s threads are warm after %.1f s",
+            self._plan.processes,
+            self._nursery_config["threads"],
+            time.monotonic() - begun,
+        )
+
+    def check(self, source: Source) -> None:
+        self._quarantine.check(source)
+
+    @property
+    def ailment(self) -> str:
+        if self._ready() or not self._empty:
+            return ""
+        return f"no worker process is alive: {self._counts['deaths']} have ended since the start, see the log"
+
+    async def changed(self) -> None:
+        await self._change()
+
+    async def run(self, job: Job, ticket: Ticket, held: Sequence[Lease]) -> Done:
+        self._numbers += 1
+        try:
+            order = lay_order(self._numbers, job)
+        except SidecarError as problem:
+            ticket.release()
+            return Done((), problem.bare(), {}, 0.0)
+        task = _Task(job, order, self._numbers, ticket, held, self._loop.create_future())
+        for lease in held:
+            lease.retain()
+            lease.pin()
+        self._tasks += 1
+        self._waiting[ticket.modality].append(task)
+        self._dispatch()
+        try:
+            return await task.done
+        except asyncio.CancelledError:
+            self._abandoned[ticket.modality] += 1
+            if task in self._waiting[ticket.modality]:
+                self._waiting[ticket.modality].remove(task)
+                self._end(task)
+            raise
+
+    def statistics(self) -> Mapping[Modality, WorkersStatistics]:
+        return {
+            modality: WorkersStatistics(self._finished[modality], self._abandoned[modality])
+            for modality in self.slots
+        }
+
+    def crew(self) -> CrewStatistics:
+        return CrewStatistics(
+            processes=len(self._workers),
+            pids=tuple(worker.pid for worker in list(self._workers.values()) if worker.pid),
+            deaths_total=self._counts["deaths"],
+            hangs_total=self._counts["hangs"],
+            reruns_total=self._counts["reruns"],
+            poisoned_total=self._counts["poisoned"],
+            quarantined=len(self._quarantine),
+        )
+
+    async def close(self) -> None:
+        """Drops what has not begun, waits for what runs, and ends the processes."""
+        for queue in (*self._waiting.values(), self._suspects):
+            while queue:
+                task = queue.popleft()
+                task.done.cancel()
+                self._end(task)
+        while self._tasks:
+            self._idle.clear()
+            await self._idle.wait()
+        self._closed = True
+        if self._watch_handle is not None:
+            self._watch_handle.cancel()
+        if self._nursery is not None:
+            await self._nursery.close()
+        for worker in list(self._workers.values()):
+            self._let_go(worker)
+
+    def __repr__(self) -> str:
+        return f"<ProcessWorkers {len(self._ready())} of {self._plan.processes} alive>"
+
+    # Orders and reports
+
+    def _dispatch(self) -> None:
+        """Hands out what waits: suspects first, each to a worker that does nothing else."""
+        while self._suspects:
+            worker = self._worker_for_suspect()
+            if worker is None or worker.running:
+                break
+            self._send(worker, self._suspects.popleft())
+        for modality, queue in self._waiting.items():
+            while queue and (worker := self._freest(modality)) is not None:
+                self._send(worker, queue.popleft())
+
+    def _worker_for_suspect(self) -> _Worker | None:
+        """One kept free already and idle, else the least busy one, which gets no further orders until then."""
+        ready = self._ready()
+        kept = [worker for worker in ready if worker.alone]
+        if kept and (idle := [worker for worker in kept if not worker.running]):
+            return idle[0]
+        if kept or not ready:
+            return None
+        worker = min(ready, key=lambda one: len(one.running))
+        worker.alone = True
+        return worker
+
+    def _freest(self, modality: Modality) -> _Worker | None:
+        ready = self._ready()
+        if sum(worker.busy[modality] for worker in ready) >= self._plan.threads[modality]:
+            return None
+        most = self._plan.threads_per_process[modality]
+        free = [worker for worker in ready if not worker.alone and worker.busy[modality] < most]
+        return min(free, key=lambda worker: len(worker.running), default=None)
+
+    def _ready(self) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if worker.pidfd >= 0]
+
+    def _send(self, worker: _Worker, task: _Task) -> None:
+        task.runs += 1
+        lease_s = max(self._config.lease_s, self._config.lease_factor * task.ticket.cost.cpu_ms / 1e3)
+        task.ends_ns = time.monotonic_ns() + int(lease_s * 1e9)
+        worker.running[task.number] = task
+        worker.busy[task.ticket.modality] += 1
+        try:
+            worker.channel.send(task.order)
+        except OSError as error:
+            # A dying worker's channel; or one so full that nobody reads it. Its end is dealt with as any.
+            log.warning("worker %d takes no order: %s", worker.pid, error)
+            self._kill(worker)
+
+    def _hear(self, worker: _Worker) -> None:
+        """Reads all reports that are there."""
+        while True:
+            try:
+                laid = worker.channel.recv(MOST_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                laid = b""
+            if not laid:
+                self._loop.remove_reader(worker.channel.fileno())
+                self._kill(worker)
+                return
+            try:
+                number, report = report_number(laid)
+                task = worker.running[number]
+                done = read_report(report, task.job)
+            except (ValueError, KeyError) as error:
+                log.error("worker %d reports nonsense (%s) and is ended", worker.pid, error)  # noqa: TRY400 - its text is enough
+                self._loop.remove_reader(worker.channel.fileno())
+                self._kill(worker)
+                return
+            self._take_back(worker, task)
+            worker.finished += 1
+            self._fruitless[worker.place] = 0
+            worker.alone = worker.alone and bool(worker.running or self._suspects)
+            self._dispatch()
+            self._answer(task, done)
+
+    def _take_back(self, worker: _Worker, task: _Task) -> None:
+        del worker.running[task.number]
+        worker.busy[task.ticket.modality] -= 1
+
+    def _answer(self, task: _Task, done: Done) -> None:
+        if not task.done.done():
+            task.done.set_result(done)
+        self._end(task)
+
+    def _end(self, task: _Task) -> None:
+        """The work has really ended: what it held is free."""
+        for lease in task.held:
+            lease.unpin()
+            lease.release()
+        self._finished[task.ticket.modality] += 1
+        task.ticket.release()
+        self._tasks -= 1
+        if not self._tasks:
+            self._idle.set()
+
+    # Deaths
+
+    def _watch(self) -> None:
+        """Ends workers whose job overran its lease."""
+        now = time.monotonic_ns()
+        for worker in self._ready():
+            late = [task for task in worker.running.values() if task.ends_ns < now and not task.overdue]
+            for task in late:
+                task.overdue = True
+                self._counts["hangs"] += 1
+                log.error("%s hangs in worker %d, which is ended", task.job.source.label, worker.pid)
+            if late:
+                self._kill(worker)
+        self._watch_handle = self._loop.call_later(_WATCH_S, self._watch)
+
+    def _kill(self, worker: _Worker) -> None:
+        if worker.pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+
+    def _died(self, worker: _Worker) -> None:
+        """A process is gone for certain: its last reports are read, its jobs are sorted, its place refilled."""
+        self._hear(worker)
+        self._let_go(worker)
+        if self._closed:
+            return
+        self._counts["deaths"] += 1
+        if not worker.finished:
+            self._fruitless[worker.place] += 1
+        tasks = list(worker.running.values())
+        culprits = [task for task in tasks if task.overdue]
+        for task in tasks:
+            self._take_back(worker, task)
+            if task.overdue or not culprits:
+                task.strikes += 1
+            self._judge(task)
+        self._empty.add(worker.place)
+        self._refill(worker.place)
+        self._dispatch()
+        self._tell()
+
+    def _judge(self, task: _Task) -> None:
+        """What becomes of a job whose worker died under it."""
+        task.overdue = False
+        source = task.job.source
+        if task.done.done():
+            self._end(task)  # nobody waits for it any more
+        elif task.strikes > 1:
+            self._counts["poisoned"] += 1
+            self._quarantine.add(source)
+            log.error("%s ended two workers: it is refused from now on", source.label)
+            self._answer(task, Done((), refusal(source.label, self._config.quarantine_s), {}, 0.0))
+        elif task.runs >= _MOST_RUNS:
+            problem = Overloaded(
+                f"{source.label} was begun {task.runs} times, and each time its worker process ended for another's "
+                "sake: try again after the hinted time",
+                retry_after_s=1.0,
+            )
+            self._answer(task, Done((), problem, {}, 0.0))
+        else:
+            self._counts["reruns"] += 1
+            if task.strikes:
+                self._suspects.append(task)
+            else:
+                self._waiting[task.ticket.modality].appendleft(task)
+
+    def _let_go(self, worker: _Worker) -> None:
+        self._workers.pop(worker.number, None)
+        self._loop.remove_reader(worker.channel.fileno())
+        worker.channel.close()
+        if worker.pidfd >= 0:
+            self._loop.remove_reader(worker.pidfd)
+            os.close(worker.pidfd)
+            worker.pidfd = -1
+
+    # Births
+
+    def _start_nursery(self) -> None:
+        self._nursery_warm = False
+        self._nursery = NurseryLink(
+            self._nursery_config,
+            Listener(self._nursery_ready, self._spawned, self._ended, self._nursery_gone),
+        )
+
+    def _nursery_ready(self) -> None:
+        self._nursery_warm = True
+        for place in sorted(self._empty):
+            self._spawn(place)
+
+    def _nursery_gone(self) -> None:
+        """Its workers end with it, each by itself; those that were only asked for never come."""
+        log.error("the nursery ended and is started again")
+        for worker in [worker for worker in self._workers.values() if worker.pidfd < 0]:
+            self._let_go(worker)
+            self._empty.add(worker.place)
+        self._counts["nurseries"] += 1
+        pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(10, self._counts["nurseries"]))
+        self._nursery_warm = False
+        self._loop.call_later(pause, self._start_nursery_again)
+
+    def _start_nursery_again(self) -> None:
+        if not self._closed:
+            self._start_nursery()
+
+    def _refill(self, place: int) -> None:
+        """Asks for a new worker: at once, or after a pause where the place's last ones achieved nothing."""
+        extra = self._fruitless[place] - _FREE_DEATHS
+        if extra <= 0:
+            self._spawn(place)
+            return
+        pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(10, extra - 1))
+        log.error(
+            "%d workers in a row ended without finishing anything: the next in %.1f s",
+            self._fruitless[place],
+            pause,
+        )
+        self._loop.call_later(pause, self._spawn, place)
+
+    def _spawn(self, place: int) -> None:
+        # A nursery that is not warm yet fills all empty places itself once it is.
+        if self._closed or place not in self._empty or self._nursery is None or not self._nursery_warm:
+            return
+        self._empty.discard(place)
+        self._numbers += 1
+        worker = _Worker(place, self._numbers, self._nursery.spawn(self._numbers))
+        self._workers[worker.number] = worker
+        self._loop.add_reader(worker.channel.fileno(), self._hear, worker)
+
+    def _spawned(self, number: int, pid: int, pidfd: int) -> None:
+        worker = self._workers.get(number)
+        if worker is None:
+            os.close(pidfd)
+            return
+        worker.pid, worker.pidfd = pid, pidfd
+        self._loop.add_reader(pidfd, self._died, worker)
+        self._dispatch()
+        self._tell()
+
+    @staticmethod
+    def _ended(_number: int, status: int) -> None:
+        if os.WIFSIGNALED(status):
+            log.error("a worker was ended by %s", signal.Signals(os.WTERMSIG(status)).name)
+        else:
+            log.error("a worker ended with status %d", os.waitstatus_to_exitcode(status))
+
+    def _tell(self) -> None:
+        self._changed.set()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

@@ -1,0 +1,378 @@
+"""Processes die, hang and are killed; callers get their answers, and nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sidecar.arena.arena import Arena, ArenaConfig
+from sidecar.deadline import Deadline
+from sidecar.errors import CorruptMedia, DeadlineExceeded, SettingsError
+from sidecar.media import Cost, DataType, DecodeTarget, Modality, Source
+from sidecar.observe.timings import Stage
+from sidecar.stages.admit.gate import Gate, GateConfig
+from sidecar.stages.probe import probe
+from sidecar.workers.memory import memory_limit
+from sidecar.workers.plan import ThreadPlan
+from sidecar.workers.supervisor import ProcessWorkers, WorkersConfig
+from sidecar.workers.worker import Done, Job, Outlet, work
+from testbed import faulty
+from testbed.faulty import Faulty
+
+FOREVER = Deadline(None)
+MIB = 1 << 20
+QUIET = {"level": "error", "format": "text"}
+
+
+class Crew:
+    """Workers with all that they need, and a way to send them pictures."""
+
+    def __init__(self, arena: Arena, workers: ProcessWorkers, recipe: Faulty) -> None:
+        self.arena = arena
+        self.workers = workers
+        self.recipe = recipe
+        self.gate = Gate(workers.slots, GateConfig(max_queued=10_000))
+
+    async def send(self, how: int, number: int = 0, recipe: Faulty | None = None) -> Done:
+        """A picture that makes the worker do `how`; `number` tells it from others."""
+        source = Source(picture(how, number), label=f"picture {number}")
+        self.workers.check(source)
+        info = probe(source)
+        out, inlet = await self.arena.take([3 * 12, len(source.data)], FOREVER)
+        try:
+            inlet.view[:] = source.data
+            job = Job(
+                replace(source, data=inlet.view.toreadonly()),
+                info,
+                recipe or self.recipe,
+                DecodeTarget(),
+                {"pixels": DataType.UINT8},
+                FOREVER,
+                inlet.offset,
+                {"pixels": Outlet(out.offset, out.view)},
+            )
+            ticket = await self.gate.enter(Modality.IMAGE, 1).ticket(Cost(1.0, 36), FOREVER)
+            done = await self.workers.run(job, ticket, [out, inlet])
+            if done.tensors:
+                assert bytes(done.tensors[0].data) == work(replace(job, outlets=None)).tensors[0].data
+            return done
+        finally:
+            out.release()
+            inlet.release()
+
+    def kill(self, place: int = 0) -> int:
+        pid = sorted(self.workers.crew().pids)[place]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    async def settled(self, workers: int) -> None:
+        """Returns when so many processes are there, and nobody holds anything."""
+        while len(self.workers.crew().pids) != workers:
+            await self.workers.changed()
+        while any(lane.running for lane in self.gate.statistics().values()):  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+        statistics = self.arena.statistics()
+        assert (statistics.leased, statistics.pinned) == (0, 0)
+
+
+def picture(how: int, number: int = 0) -> bytes:
+    """4 by 3 pixels, the first of them saying what the worker shall do."""
+    pixels = np.full((3, 4, 3), (how, number % 256, number // 256), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@asynccontextmanager
+async def crew(
+    processes: int = 2, threads: int = 2, recipe: Faulty | None = None, **config: Any
+) -> AsyncIterator[Crew]:
+    arena = Arena.open(ArenaConfig(bytes=16 * MIB), memory_limit())
+    plan = ThreadPlan(processes, threads, 1, 1)
+    nursery = {"arena": arena.name, "arena_bytes": arena.size, "log": QUIET}
+    workers = ProcessWorkers(plan, WorkersConfig(**config), nursery)
+    try:
+        await workers.open()
+        yield Crew(arena, workers, recipe or Faulty())
+    finally:
+        await workers.close()
+        arena.close()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_a_job_is_done_as_in_this_process() -> None:
+    async with crew() as it:
+        done = await it.send(faulty.GOOD)
+        assert done.problem is None
+        assert set(done.spent) == {Stage.DECODE, Stage.TRANSFORM, Stage.PACK}
+        assert done.cpu_ms > 0
+        await it.settled(2)
+
+
+async def test_bad_media_costs_its_job_only_and_no_worker() -> None:
+    async with crew() as it:
+        pids = it.workers.crew().pids
+        file = io.BytesIO()
+        Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)).save(file, "PNG")
+        source = Source(file.getvalue()[:-400])
+        info = probe(source)
+        (inlet,) = await it.arena.take([len(source.data)], FOREVER)
+        inlet.view[:] = source.data
+        job = Job(
+            replace(source, data=inlet.view),
+            info,
+            it.recipe,
+            DecodeTarget(),
+            {},
+            FOREVER,
+            inlet.offset,
+            {},
+        )
+        ticket = await it.gate.enter(Modality.IMAGE, 1).ticket(Cost(1.0, 36), FOREVER)
+        done = await it.workers.run(job, ticket, [inlet])
+        inlet.release()
+        assert isinstance(done.problem, CorruptMedia)
+        assert it.workers.crew().pids == pids
+        await it.settled(2)
+
+
+async def test_a_job_whose_deadline_has_passed_is_not_begun() -> None:
+    async with crew() as it:
+        (inlet,) = await it.arena.take([100], FOREVER)
+        info = probe(Source(picture(faulty.GOOD)))
+        job = Job(
+            Source(inlet.view), info, it.recipe, DecodeTarget(), {}, Deadline.after(0), inlet.offset, {}
+        )
+        ticket = await it.gate.enter(Modality.IMAGE, 1).ticket(Cost(1.0, 36), FOREVER)
+        done = await it.workers.run(job, ticket, [inlet])
+        inlet.release()
+        assert isinstance(done.problem, DeadlineExceeded)
+        await it.settled(2)
+
+
+async def test_workers_share_nothing_with_the_front_but_the_arena_and_have_one_thread_for_each_job() -> None:
+    async with crew(processes=2, threads=4) as it:
+        for pid in it.workers.crew().pids:
+            # Two for pictures, one for sounds, and none of a library's own.
+            await until(lambda pid=pid: entries(f"/proc/{pid}/task") >= 3)  # type: ignore[misc]
+            assert (await it.send(faulty.GOOD)).problem is None
+            assert entries(f"/proc/{pid}/task") == 3
+            assert entries(f"/proc/{pid}/fd", "socket:") == 1 + entries("/proc/self/fd", "socket:", below=3)
+
+
+@pytest.mark.parametrize("how", [faulty.SEGFAULT, faulty.KILLED, faulty.EXITS])
+async def test_media_that_ends_two_workers_is_refused_and_its_neighbours_are_answered(how: int) -> None:
+    async with crew() as it:
+        deadly = asyncio.create_task(it.send(how, 1))
+        good = await asyncio.gather(*(it.send(faulty.GOOD, number) for number in range(100, 140)))
+        assert [done.problem for done in good] == [None] * 40
+        problem = (await deadly).problem
+        assert isinstance(problem, CorruptMedia)
+        assert "picture 1 ended or hung the process that decoded it, twice" in problem.message
+        with pytest.raises(CorruptMedia, match="refused for the next"):
+            await it.send(how, 1)
+        assert (await it.send(faulty.GOOD, 2)).problem is None
+        counts = it.workers.crew()
+        assert (counts.deaths_total, counts.poisoned_total, counts.quarantined) == (2, 1, 1)
+        await it.settled(2)
+
+
+async def test_innocents_that_ran_beside_a_deadly_one_are_told_apart_from_it() -> None:
+    async with crew(processes=1, threads=4) as it:
+        both = [faulty.SEGFAULT if number % 3 == 0 else faulty.GOOD for number in range(12)]
+        dones = await asyncio.gather(*(it.send(how, number) for number, how in enumerate(both)))
+        assert [isinstance(done.problem, CorruptMedia) for done in dones] == [
+            how == faulty.SEGFAULT for how in both
+        ]
+        assert it.workers.crew().quarantined == 4
+        await it.settled(1)
+
+
+@pytest.mark.parametrize("how", [faulty.HANGS, faulty.HANGS_HOLDING_THE_LOCK])
+async def test_media_that_hangs_is_ended_by_its_lease_tried_once_more_and_refused(how: int) -> None:
+    async with crew(lease_s=0.3) as it:
+        hanging = asyncio.create_task(it.send(how, 1))
+        good = await asyncio.gather(*(it.send(faulty.GOOD, number) for number in range(100, 120)))
+        assert [done.problem for done in good] == [None] * 20
+        assert isinstance((await hanging).problem, CorruptMedia)
+        counts = it.workers.crew()
+        assert (counts.hangs_total, counts.deaths_total, counts.poisoned_total) == (2, 2, 1)
+        await it.settled(2)
+
+
+async def test_what_ran_beside_a_hang_is_not_suspected(tmp_path: Path) -> None:
+    async with crew(processes=1, threads=2, lease_s=0.5, recipe=Faulty(str(tmp_path / "go"))) as it:
+        hanging = asyncio.create_task(it.send(faulty.HANGS, 1))
+        await asyncio.sleep(0.2)  # so that the other's lease still runs when this one's is over
+        waiting = asyncio.create_task(it.send(faulty.WAITS, 2))
+        while not it.workers.crew().deaths_total:
+            await it.workers.changed()
+        (tmp_path / "go").touch()
+        assert (await waiting).problem is None
+        assert isinstance((await hanging).problem, CorruptMedia)
+        await it.settled(1)
+
+
+async def test_a_worker_killed_fifty_times_under_load_loses_no_job() -> None:
+    async with crew(processes=2, threads=2) as it:
+        stop, answered, slowest = asyncio.Event(), 0, 0.0
+
+        async def load(first: int) -> None:
+            nonlocal answered, slowest
+            number = first
+            while not stop.is_set():
+                begun = time.monotonic()
+                assert (await it.send(faulty.GOOD, number % 60_000)).problem is None
+                slowest = max(slowest, time.monotonic() - begun)
+                answered += 1
+                number += 8
+
+        callers = [asyncio.create_task(load(first)) for first in range(8)]
+        for kill in range(50):
+            before = answered
+            it.kill(kill % 2)
+            while it.workers.crew().deaths_total <= kill or answered < before + 16:
+                await asyncio.sleep(0)
+                assert not any(caller.done() for caller in callers), "a job was lost"
+            while len(it.workers.crew().pids) < 2:
+                await it.workers.changed()
+        stop.set()
+        await asyncio.gather(*callers)
+        counts = it.workers.crew()
+        assert (counts.deaths_total, counts.poisoned_total) == (50, 0)
+        assert counts.reruns_total > 0
+        assert slowest < 1.0
+        await it.settled(2)
+
+
+async def test_a_killed_idle_worker_is_replaced_by_a_warm_one() -> None:
+    async with crew() as it:
+        killed = it.kill()
+        while killed in it.workers.crew().pids or len(it.workers.crew().pids) < 2:
+            await it.workers.changed()
+        begun = time.monotonic()
+        assert (await it.send(faulty.GOOD)).problem is None
+        assert time.monotonic() - begun < 1.0
+        await it.settled(2)
+
+
+async def test_places_whose_workers_achieve_nothing_are_refilled_ever_more_slowly_and_it_is_told() -> None:
+    async with crew(processes=1, threads=1) as it:
+        assert it.workers.ailment == ""
+        for _ in range(4):
+            while not it.workers.crew().pids:
+                await it.workers.changed()
+            it.kill()
+            while it.workers.crew().pids:
+                await it.workers.changed()
+        assert "no worker process is alive: 4 have ended" in it.workers.ailment
+        assert (await it.send(faulty.GOOD)).problem is None  # it waited for the next one
+        assert it.workers.ailment == ""
+        await it.settled(1)
+
+
+async def test_a_nursery_that_ends_is_started_again_and_no_job_is_lost() -> None:
+    async with crew() as it:
+        os.kill(parent(it.workers.crew().pids[0]), signal.SIGKILL)
+        dones = await asyncio.gather(*(it.send(faulty.GOOD, number) for number in range(20)))
+        assert [done.problem for done in dones] == [None] * 20
+        await it.settled(2)
+
+
+async def test_a_job_that_has_not_begun_is_dropped_with_its_caller(tmp_path: Path) -> None:
+    async with crew(processes=1, threads=1, recipe=Faulty(str(tmp_path / "go"))) as it:
+        running = asyncio.create_task(it.send(faulty.WAITS, 1))
+        queued = asyncio.create_task(it.send(faulty.SEGFAULT, 2))
+        await in_hand(it, 2)
+        queued.cancel()
+        await asyncio.gather(queued, return_exceptions=True)
+        (tmp_path / "go").touch()
+        assert (await running).problem is None
+        assert it.workers.statistics()[Modality.IMAGE].abandoned_total == 1
+        assert it.workers.crew().deaths_total == 0
+        await it.settled(1)
+
+
+async def test_a_running_job_finishes_without_its_caller_and_holds_its_slots_until_then(
+    tmp_path: Path,
+) -> None:
+    async with crew(processes=1, threads=1, recipe=Faulty(str(tmp_path / "go"))) as it:
+        running = asyncio.create_task(it.send(faulty.WAITS, 1))
+        await in_hand(it, 1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        statistics = it.arena.statistics()
+        assert (statistics.leased, statistics.pinned) == (2, 2)
+        (tmp_path / "go").touch()
+        await it.settled(1)
+        assert it.workers.statistics()[Modality.IMAGE].abandoned_total == 1
+
+
+async def test_a_deadly_job_that_nobody_waits_for_is_not_run_again() -> None:
+    async with crew(processes=1, threads=1, lease_s=0.3) as it:
+        running = asyncio.create_task(it.send(faulty.HANGS, 1))
+        await in_hand(it, 1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        while not it.workers.crew().deaths_total:
+            await it.workers.changed()
+        assert (it.workers.crew().reruns_total, it.workers.crew().poisoned_total) == (0, 0)
+        await it.settled(1)
+
+
+async def test_closing_waits_for_what_runs_and_ends_every_process(tmp_path: Path) -> None:
+    async with crew(processes=2, threads=2, recipe=Faulty(str(tmp_path / "go"))) as it:
+        pids = it.workers.crew().pids
+        running = asyncio.create_task(it.send(faulty.WAITS, 1))
+        await in_hand(it, 1)
+        closing = asyncio.create_task(it.workers.close())
+        await asyncio.sleep(0)
+        assert all(map(alive, pids))
+        (tmp_path / "go").touch()
+        assert (await running).problem is None
+        await closing
+        await until(lambda: not any(map(alive, pids)))
+
+
+async def test_workers_that_do_not_become_warm_in_time_are_a_settings_error() -> None:
+    with pytest.raises(SettingsError, match=r"`workers.start_s` is 0.01 s and only 0 of 2"):
+        async with crew(start_s=0.01):
+            pass
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def entries(folder: str, kind: str = "", below: int = 1 << 30) -> int:
+    """How many entries of a folder in /proc are links to such a thing, of those with lower numbers."""
+    numbers = [one for one in Path(folder).iterdir() if int(one.name) < below]
+    return len([one for one in numbers if not kind or str(one.readlink()).startswith(kind)])
+
+
+async def in_hand(it: Crew, tickets: int) -> None:
+    await until(lambda: it.gate.statistics()[Modality.IMAGE].running == tickets)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Gives way to others until something is true; the test's own timeout bounds it."""
+    while not true():  # noqa: ASYNC110 - what is waited for tells nobody
+        await asyncio.sleep(0)
