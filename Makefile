@@ -38,7 +38,8 @@ lint: setup ## check style, types, import contracts, the wire contract and what 
 
 .PHONY: bench
 bench: setup testbed ## run the benchmarks and write bench/results/
-	@$(RUN) -m bench && $(RUN) scripts/figures.py
+	@scripts/peers.sh
+	@$(RUN) -m bench; status=$$?; $(RUN) scripts/figures.py && exit $$status
 
 .PHONY: protos
 protos: setup ## generate the contract's Python code anew
@@ -50,4 +51,4 @@ lock: setup ## resolve requirements/*.in anew into the lock files
 
 .PHONY: clean
 clean: ## remove what the verbs made
-	rm -rf .venv .venv-models .venv-simd .triton .cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-models .venv-simd .venv-peers .triton .cache .mypy_cache .ruff_cache .import_linter_cache

@@ -10,7 +10,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = ("grpcio", "numpy", "pillow", "pillow-simd", "av", "protobuf", "scipy", "uvloop")
+_LIBRARIES = (
+    "grpcio",
+    "numpy",
+    "pillow",
+    "pillow-simd",
+    "av",
+    "protobuf",
+    "scipy",
+    "uvloop",
+    "numba",
+    "simplejpeg",
+)
 
 
 def report(name: str, cases: Sequence[dict[str, Any]], targets: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -34,3 +45,13 @@ def _cpu() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def at_least(target: str, figure: float, bound: float) -> dict[str, Any]:
+    """A target that holds where the figure reaches the bound."""
+    return {"target": target, "figure": figure, "bound": f"at least {bound:g}", "holds": figure >= bound}
+
+
+def at_most(target: str, figure: float, bound: float) -> dict[str, Any]:
+    """A target that holds where the figure does not pass the bound."""
+    return {"target": target, "figure": figure, "bound": f"at most {bound:g}", "holds": figure <= bound}

@@ -1,6 +1,7 @@
-"""Copies the figures of bench/results into the docs, between their marks; --check only compares.
+"""Copies the figures of bench/results into the docs, between their marks, and draws the chart; --check only compares.
 
-A mark is `<!-- figures: NAME -->`, up to `<!-- end -->`. Figures are never written by hand.
+A mark is `<!-- figures: NAME -->`, up to `<!-- end -->`, NAME a key of `bench.tables.TABLES`. Figures are never
+written by hand.
 """
 
 from __future__ import annotations
@@ -11,54 +12,40 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench.tables import TABLES, chart
+
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md",)
+PAGES = ("README.md", "docs/benchmarks.md")
+CHART = "docs/images/peers.svg"
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def cpu(result: dict[str, Any]) -> str:
-    """The table of `bench cpu`."""
-    lines = [
-        "| case | decode alone | decode, transform, pack | served | served ÷ bare |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {case['case']} | {case['decode_cpu_ms']:.1f} | {case['bare_cpu_ms']:.1f} "
-        f"| {case['served_cpu_ms']:.1f} | **{case['served_over_bare']:.2f}** |"
-        for case in result["cases"]
-    ]
-    versions = result["versions"]
-    lines.append(
-        f"\nCPU milliseconds an image, medians of five alternating rounds on {result['machine']['cores']} cores "
-        f"of an {result['machine']['cpu'].replace('(R)', '')}; Python {versions['python']}, "
-        f"Pillow {versions['pillow']}, grpcio {versions['grpcio']}. `sidecar bench cpu --json` prints them."
-    )
-    return "\n".join(lines)
-
-
-TABLES = {"cpu": cpu}
-
-
 def main() -> int:
-    """Fills the marks in; with --check returns 1 where a page is stale."""
-    stale = []
-    for name in PAGES:
-        page = ROOT / name
-        text = page.read_text()
-
-        def fresh(mark: re.Match[str]) -> str:
-            result = json.loads((ROOT / "bench" / "results" / f"{mark[2]}.json").read_text())
-            return f"{mark[1]}{TABLES[mark[2]](result)}\n{mark[3]}"
-
-        wanted = MARKED.sub(fresh, text)
-        if wanted != text:
-            stale.append(name)
-            if "--check" not in sys.argv:
-                page.write_text(wanted)
-    if stale and "--check" in sys.argv:
+    """Writes what is stale; with --check returns 1 where something is."""
+    wanted = {name: MARKED.sub(_fresh, (ROOT / name).read_text()) for name in PAGES}
+    wanted[CHART] = chart(_result("peers"))
+    stale = [name for name, text in wanted.items() if _read(name) != text]
+    if "--check" in sys.argv and stale:
         print(f"stale figures in {', '.join(stale)}: run python scripts/figures.py")
         return 1
+    for name in stale:
+        (ROOT / name).parent.mkdir(exist_ok=True)
+        (ROOT / name).write_text(wanted[name])
     return 0
+
+
+def _fresh(mark: re.Match[str]) -> str:
+    result, make = TABLES[mark[2]]
+    return f"{mark[1]}{make(_result(result))}\n{mark[3]}"
+
+
+def _result(name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+    return result
+
+
+def _read(name: str) -> str | None:
+    return (ROOT / name).read_text() if (ROOT / name).exists() else None
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 chosen='not full'
 [ "${1:-}" = --full ] && { chosen=''; shift; }
 .venv/bin/python -m pytest -m "$chosen" "$@"
-# Once more what depends on the resize engine, with pillow-simd in place of Pillow, where it can be built.
+# Once more beside the judges of the torchvision backend, pillow-simd and torch, where they can be had.
 scripts/simd.sh
 [ ! -x .venv-simd/bin/python ] ||
     .venv-simd/bin/python -m pytest -m "$chosen" tests/recipes tests/stages/transform "$@"

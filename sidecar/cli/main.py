@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     benching = commands.add_parser(
         "bench", help="run a benchmark", description="Run one benchmark of the checkout."
     )
-    benching.add_argument("name", help="its name, such as cpu")
+    benching.add_argument("name", help="its name, such as efficiency")
     benching.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
     return parser
 

@@ -1,0 +1,74 @@
+"""A bar chart as an SVG of its own: groups of horizontal bars, with their values. Knows nothing of benchmarks.
+
+Colours are readable on light and on dark pages, and told apart without colour by their order in the legend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+_WIDTH, _LABELS, _VALUES = 760, 210, 60
+_BAR, _GAP, _HEAD, _FOOT = 15, 12, 64, 14
+_COLOURS = ("#2a78c8", "#d9822b", "#8a8f98", "#5a9e5a")
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Bars under one label: a value a series, None where there is none."""
+
+    label: str
+    values: Sequence[float | None]
+
+
+def bars(title: str, series: Sequence[str], groups: Sequence[Group]) -> str:
+    """The chart. Bars begin at 0, and the longest is that of the greatest value."""
+    most = max((value for group in groups for value in group.values if value is not None), default=1.0)
+    scale = (_WIDTH - _LABELS - _VALUES) / most
+    lines, y = [], _HEAD
+    for group in groups:
+        shown = [(place, value) for place, value in enumerate(group.values) if value is not None]
+        middle = y + _BAR * len(shown) / 2
+        lines.append(_text(group.label, _LABELS - 10, middle + 4, anchor="end"))
+        for place, value in shown:
+            width = value * scale
+            box = {"x": _LABELS, "y": y, "width": round(width, 1), "height": _BAR - 2}
+            lines.append(_element("rect", {**box, "rx": 2, "fill": _COLOURS[place % len(_COLOURS)]}))
+            lines.append(_text(f"{value:.0f}", _LABELS + width + 5, y + _BAR - 4))
+            y += _BAR
+        y += _GAP
+    height = y - _GAP + _FOOT
+    return "\n".join(
+        [
+            (
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
+                f'font-family="sans-serif" font-size="13" fill="#777">'
+            ),
+            f"<title>{escape(title)}</title>",
+            _text(title, 10, 22, weight="bold"),
+            *_legend(series),
+            *lines,
+            "</svg>\n",
+        ]
+    )
+
+
+def _legend(series: Sequence[str]) -> list[str]:
+    lines, x = [], _LABELS
+    for place, name in enumerate(series):
+        box = {"x": x, "y": 36, "width": 12, "height": 12, "rx": 2, "fill": _COLOURS[place % len(_COLOURS)]}
+        lines += [_element("rect", box), _text(name, x + 17, 47)]
+        # Seven pixels a letter are enough at this size.
+        x += 17 + 7 * len(name) + 18
+    return lines
+
+
+def _text(words: str, x: float, y: float, *, anchor: str = "start", weight: str = "normal") -> str:
+    at = {"x": round(x, 1), "y": round(y, 1), "text-anchor": anchor, "font-weight": weight}
+    return _element("text", at, words)
+
+
+def _element(name: str, attributes: Mapping[str, object], words: str = "") -> str:
+    told = " ".join(f'{key}="{escape(str(value))}"' for key, value in attributes.items())
+    return f"<{name} {told}>{escape(words)}</{name}>" if words else f"<{name} {told}/>"

@@ -1,0 +1,93 @@
+"""Results as tables and as a chart."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+from bench.chart import Group, bars
+from bench.peers import targets
+from bench.tables import TABLES, chart, peers, peers_short, simd, table
+from bench.tables import targets as target_table
+
+NAMES = ("this sidecar", "A", "B")
+
+
+def _case(kind: str, name: str, mode: str, per_cpu_s: float, p99_ms: float = 10) -> dict[str, Any]:
+    case = {"case": f"{name}, {mode}", "kind": kind, "contender": name, "mode": mode, "variant": "two"}
+    case |= {"command": "serve", "images_per_cpu_s": per_cpu_s, "images_per_s": per_cpu_s}  # type: ignore[dict-item]
+    latencies = {
+        f"{load}_{figure}_ms": p99_ms for load in ("common", "own") for figure in ("p50", "p99", "lag_p99")
+    }
+    return {**case, **latencies}
+
+
+def _result() -> dict[str, Any]:
+    rates = {"this sidecar": (120, 180), "A": (50, 90), "B": (40, 100)}
+    p99 = {"this sidecar": 10, "A": 40, "B": 25}
+    cases = [
+        _case("contender", name, mode, rates[name][place], p99[name])
+        for name in NAMES
+        for place, mode in enumerate(("exact", "scaled"))
+    ]
+    cases += [_case("simd", "A", mode, 75) for mode in ("exact", "scaled")]
+    return {
+        "cases": cases,
+        "targets": targets(cases),
+        "versions": {"python": "3.11.7", "pillow": "13.0.0"},
+        "machine": {"cpu": "Intel(R) CPU", "cores": 2},
+        "load": {"common_per_s": 35},
+        "installed": {"A": {"a": "1.0"}},
+    }
+
+
+def test_a_table_has_a_head_and_rows() -> None:
+    assert table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+class TestPeers:
+    def test_targets_are_held_against_the_best_peer_of_each_figure(self) -> None:
+        found = [(each["figure"], each["holds"]) for each in _result()["targets"]]
+        assert found == [(2.4, True), (1.8, True), (0.4, True)]
+
+    def test_without_peers_there_are_no_targets(self) -> None:
+        assert targets([_case("contender", "this sidecar", mode, 1) for mode in ("exact", "scaled")]) == []
+
+    def test_each_peer_has_a_row_with_the_ratio(self) -> None:
+        _, _, ours, a, b, *_ = peers(_result()).splitlines()
+        assert ours.startswith("| **this sidecar**, two | 120 |  | 180 |  |")
+        assert a.startswith("| A, two | 50 | 2.40 | 90 | 2.00 |")
+        assert b.startswith("| B, two | 40 | 3.00 | 100 | 1.80 |")
+
+    def test_the_short_table_says_the_same(self) -> None:
+        assert "| A | 50 (ours **2.40×**) | 90 (ours **2.00×**) | 40 |" in peers_short(_result())
+
+    def test_pillow_simd_has_rows_where_it_was_there(self) -> None:
+        assert "| A, two | 75 | 1.60 | 75 | 2.40 |" in simd(_result())
+        without = {**_result(), "cases": [each for each in _result()["cases"] if each["kind"] != "simd"]}
+        assert "could not be built" in simd(without)
+
+    def test_targets_that_are_missed_stand_out(self) -> None:
+        missed = [{"target": "t", "figure": 1.0, "bound": "at least 2", "holds": False}]
+        assert "| t | at least 2 | 1 | **no** |" in target_table({**_result(), "targets": missed})
+
+    def test_the_chart_is_drawn_from_them(self) -> None:
+        drawn = ET.fromstring(chart(_result()))
+        # Two bars for each, two more for the one with pillow-simd, and four squares of the legend.
+        assert len(drawn.findall("{*}rect")) == 2 * 3 + 2 + 4
+
+
+class TestChart:
+    def test_bars_are_as_long_as_their_values(self) -> None:
+        drawn = ET.fromstring(bars("title & more", ["one"], [Group("a", [10.0]), Group("b <", [5.0])]))
+        _, first, second = (float(each.get("width", "")) for each in drawn.findall("{*}rect"))
+        assert first == 2 * second
+        assert drawn.findtext("{*}title") == "title & more"
+
+    def test_what_was_not_measured_has_no_bar(self) -> None:
+        drawn = ET.fromstring(bars("t", ["one", "two"], [Group("a", [10.0, None])]))
+        assert len(drawn.findall("{*}rect")) == 2 + 1
+
+
+def test_every_mark_of_the_docs_has_a_result_that_exists() -> None:
+    assert {result for result, _ in TABLES.values()} == {"efficiency", "peers"}
