@@ -70,6 +70,8 @@ class App:
             gate = Gate(workers.slots, settings.gate)
             metrics = Metrics()
             metrics.watch(lambda: _readings(gate, workers, arena))
+            if upstream is not None:
+                metrics.watch(lambda: _handover_readings(upstream))
             self.metrics_address = parts.enter_context(metrics.served(settings.metrics))
             pipeline = Pipeline(
                 catalogue=catalogue,
@@ -119,6 +121,40 @@ def _readings(gate: Gate, workers: Workers, arena: Arena) -> Iterator[Reading]:
         ("sidecar_arena_leased_bytes", "Of it, leased.", slots.leased_bytes, False),
         ("sidecar_arena_waiting_calls", "Calls that wait for room in the arena.", slots.waiting, False),
         ("sidecar_arena_expired_leases", "Leases held longer than allowed.", slots.expired_total, True),
+    ):
+        yield Reading(name, help_text, "", value, counts)
+
+
+def _handover_readings(upstream: TritonUpstream) -> Iterator[Reading]:
+    """How tensors went to the model server."""
+    now = upstream.handover()
+    for name, help_text, value, counts in (
+        (
+            "sidecar_handover_shared_memory",
+            "1 while tensors go by shared memory, 0 while as bytes.",
+            now.path == "shared_memory",
+            False,
+        ),
+        (
+            "sidecar_handover_shared_bytes",
+            "Bytes of inputs told by their place.",
+            now.shared_bytes_total,
+            True,
+        ),
+        (
+            "sidecar_handover_copied_bytes",
+            "Bytes of inputs copied into messages.",
+            now.copied_bytes_total,
+            True,
+        ),
+        ("sidecar_handover_registrations", "Times the arena was registered.", now.registrations_total, True),
+        (
+            "sidecar_handover_detached_calls",
+            "Calls that run on at the model server without their callers.",
+            now.detached,
+            False,
+        ),
+        ("sidecar_handover_limbo_slots", "Slots whose end is not known yet.", now.limbo, False),
     ):
         yield Reading(name, help_text, "", value, counts)
 

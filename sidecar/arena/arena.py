@@ -99,9 +99,13 @@ class ArenaStatistics:
 
 
 class Arena:
-    """The slots of a shared-memory object, and who waits for one. To be closed by who opened it."""
+    """The slots of a shared-memory object, and who waits for one. To be closed by who opened it.
 
-    def __init__(self, segment: Segment, lease_s: float) -> None:
+    `predecessors` are the names of objects that dead processes left, and that were removed at its opening.
+    """
+
+    def __init__(self, segment: Segment, lease_s: float, predecessors: tuple[str, ...] = ()) -> None:
+        self.predecessors = predecessors
         self._segment = segment
         self._lease_s = lease_s
         self._buddy = Buddy(segment.size - HEADER_BYTES, SMALLEST_SLOT)
@@ -121,9 +125,13 @@ class Arena:
         Raises SettingsError where it is too large, or where there is no memory for it.
         """
         try:
-            clear_stale(config.name)
+            predecessors = clear_stale(config.name)
             slots = choose_bytes(config.bytes, free_bytes(), memory_limit)
-            return cls(Segment(config.name, HEADER_BYTES + slots, _MODES[config.access]), config.lease_s)
+            return cls(
+                Segment(config.name, HEADER_BYTES + slots, _MODES[config.access]),
+                config.lease_s,
+                predecessors,
+            )
         except OSError as error:
             raise SettingsError(
                 f"the shared memory of `arena.bytes` {config.bytes} cannot be had in /dev/shm: "

@@ -1,7 +1,7 @@
-"""What surrounds every call, outermost first. Each line of `STACK`'s order says why it stands there.
+"""What surrounds every call: its status, its count, the drain; each says why it stands at its height.
 
-An `Around` is an asynchronous context manager about one call. One adapter wraps it around all four
-kinds of gRPC method, so that nothing here is written four times.
+One interceptor wraps them around all four kinds of gRPC method, so that nothing here is written four times.
+They are plain context managers: asynchronous ones, a stack of three, took 45 µs a call.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -24,7 +24,6 @@ from sidecar.observe.metrics import Metrics
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Around = Callable[[str, Context], AbstractAsyncContextManager[None]]
 
 # Health and reflection answer while draining, so that probes see the drain and not a dead server.
 _ALWAYS_SERVED = ("/grpc.health.v1.", "/grpc.reflection.")
@@ -54,14 +53,18 @@ async def _parsed_all(raws: AsyncIterator[bytes], parse: Callable[[bytes], Any])
         yield _parsed(raw, parse)
 
 
-class Arounds(grpc.aio.ServerInterceptor):
-    """Wraps the given context managers, outermost first, around every call."""
+class Surround(grpc.aio.ServerInterceptor):
+    """Surrounds every call, whatever its kind; health and reflection pass."""
 
     def __init__(
-        self, arounds: Sequence[Around], parsers: Mapping[str, Callable[[bytes], Any]] = MappingProxyType({})
+        self,
+        drain: Drain,
+        metrics: Metrics,
+        parsers: Mapping[str, Callable[[bytes], Any]] = MappingProxyType({}),
     ) -> None:
         """`parsers` read the requests of methods, by their names, in place of the generated classes."""
-        self._arounds = arounds
+        self._drain = drain
+        self._metrics = metrics
         self._parsers = parsers
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
@@ -75,7 +78,7 @@ class Arounds(grpc.aio.ServerInterceptor):
         if handler is None or method.startswith(_ALWAYS_SERVED):
             return handler
         if method not in self._wrapped:
-            self._wrapped[method] = self._wrap(handler, method)
+            self._wrapped[method] = self._wrap(handler, method.rsplit("/", 1)[-1])
         return self._wrapped[method]
 
     def _wrap(self, handler: grpc.RpcMethodHandler[Any, Any], method: str) -> grpc.RpcMethodHandler[Any, Any]:
@@ -83,31 +86,42 @@ class Arounds(grpc.aio.ServerInterceptor):
         behaviour, parse = getattr(handler, name), handler.request_deserializer
         if parse is None:
             return handler
-        parse = self._parsers.get(method.rsplit("/", 1)[-1], parse)
+        parse = self._parsers.get(method, parse)
 
         def request_of(raw: Any) -> Any:  # noqa: ANN401 - bytes, or a stream of them
             return _parsed_all(raw, parse) if takes else _parsed(raw, parse)
 
         async def one(raw: object, context: Context) -> object:
-            async with self._entered(method, context):
-                return await behaviour(request_of(raw), context)
+            try:
+                with self._around(method, context):
+                    return await behaviour(request_of(raw), context)
+            except Exception as error:  # noqa: BLE001 - told as what it is
+                failure = _failure(method, error)
+            # Out of the handler, so that the abort does not carry the error, its frames and their media along.
+            return await respond.abort(context, failure)
 
         async def many(raw: object, context: Context) -> AsyncIterator[object]:
-            async with (
-                self._entered(method, context),
-                aclosing(behaviour(request_of(raw), context)) as responses,
-            ):
-                async for response in responses:
-                    yield response
+            try:
+                with self._around(method, context):
+                    async with aclosing(behaviour(request_of(raw), context)) as responses:
+                        async for response in responses:
+                            yield response
+            except Exception as error:  # noqa: BLE001 - told as what it is
+                failure = _failure(method, error)
+            else:
+                return
+            await respond.abort(context, failure)
 
-        # Requests come as bytes and are parsed inside the stack, where a malformed one has its status.
+        # Requests come as bytes and are parsed inside, where a malformed one has its status.
         return make(many if gives else one, None, payloads.serialized)
 
-    @asynccontextmanager
-    async def _entered(self, method: str, context: Context) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            for around in self._arounds:
-                await stack.enter_async_context(around(method, context))
+    @contextmanager
+    def _around(self, method: str, context: Context) -> Iterator[None]:
+        """What stands around a call beneath the one thing outermost: that what it raises has its status."""
+        with (
+            _counted(self._metrics, method),  # above the drain, so that refusals are counted too
+            self._drain.around(context),  # innermost: what passes it is in flight and will be finished
+        ):
             yield
 
 
@@ -120,8 +134,8 @@ class Drain:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @asynccontextmanager
-    async def around(self, _method: str, context: Context) -> AsyncIterator[None]:
+    @contextmanager
+    def around(self, context: Context) -> Iterator[None]:
         if self._draining:
             raise ShuttingDown(
                 "the server is draining: ask another replica, or this one after its restart", retry_after_s=1
@@ -147,51 +161,29 @@ class Drain:
             self._idle.set()
 
 
-@asynccontextmanager
-async def errors_to_status(method: str, context: Context) -> AsyncIterator[None]:
-    """Turns what the call raises into its documented status. A caller never sees a stack trace."""
-    failure: SidecarError
-    try:
-        yield
-    except SidecarError as error:
+def _failure(method: str, error: Exception) -> SidecarError:
+    """What the caller is told of what a call raised, never a stack trace; raises what is gRPC's own."""
+    if isinstance(error, SidecarError):
         # The frames below have ended, and context managers among them hold the error that holds them.
         traceback.clear_frames(error.__traceback__)
-        failure = error.bare()
-    except (grpc.aio.AbortError, asyncio.CancelledError):
-        raise
-    except Exception:
-        log.exception("%s failed", method)
-        failure = InternalError("a fault of the server; its log tells more")
-    else:
-        return
-    # Out of the handler, so that the abort does not carry the error, its frames and their media along.
-    await respond.abort(context, failure)
+        return error.bare()
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    log.error("%s failed", method, exc_info=error)
+    return InternalError("a fault of the server; its log tells more")
 
 
-def count_calls(metrics: Metrics) -> Around:
+@contextmanager
+def _counted(metrics: Metrics, method: str) -> Iterator[None]:
     """Counts calls by method and status, and how long they took."""
-
-    @asynccontextmanager
-    async def around(method: str, _context: Context) -> AsyncIterator[None]:
-        with metrics.call(method.rsplit("/", 1)[-1]) as call:
-            try:
-                yield
-                call.reason = "OK"
-            except SidecarError as error:
-                call.reason = error.reason
-                raise
-            except (asyncio.CancelledError, GeneratorExit):
-                # A stream whose caller left is ended where it last gave something, as a closed generator.
-                call.reason = CallCancelled.reason
-                raise
-
-    return around
-
-
-def stack(drain: Drain, metrics: Metrics) -> Sequence[Around]:
-    """The stack, outermost first."""
-    return (
-        errors_to_status,  # outermost, so that whatever raises below has a documented status
-        count_calls(metrics),  # above the drain, so that refusals are counted too
-        drain.around,  # innermost: what passes it is in flight and will be finished
-    )
+    with metrics.call(method) as call:
+        try:
+            yield
+            call.reason = "OK"
+        except SidecarError as error:
+            call.reason = error.reason
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            # A stream whose caller left is ended where it last gave something, as a closed generator.
+            call.reason = CallCancelled.reason
+            raise

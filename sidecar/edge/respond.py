@@ -61,6 +61,7 @@ _MODALITIES = {
     Modality.AUDIO: media_pb2.MODALITY_AUDIO,
 }
 _DATA_TYPES = {data_type: media_pb2.DataType.Value(f"DATA_TYPE_{data_type.value}") for data_type in DataType}
+_TIMES = {stage: f"{stage.value}_ns" for stage in Stage}
 _TENSORS = payloads.number_of(media_pb2.ItemResult, "tensors")
 _STATES = {
     ModelState.READY: preprocessor_pb2.MODEL_STATE_READY,
@@ -275,7 +276,7 @@ def media_info(info: MediaInfo) -> media_pb2.MediaInfo:
 
 def stage_times(times: Timings) -> media_pb2.StageTimes:
     """The reply's times: a field a stage, named after it."""
-    fields = {f"{stage.value}_ns": times.stages.get(stage, 0) for stage in Stage}
+    fields = {_TIMES[stage]: nanoseconds for stage, nanoseconds in times.stages.items()}
     return media_pb2.StageTimes(**fields, gap_ns=times.gap_ns, total_ns=times.total_ns)
 
 

@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from multimodal.v1 import preprocessor_pb2, preprocessor_pb2_grpc
 
 from sidecar.addresses import is_host_port, is_unix
-from sidecar.edge.interceptors import Arounds, Drain, stack
+from sidecar.edge.interceptors import Drain, Surround
 from sidecar.edge.preprocessor import PARSERS, Preprocessor
 from sidecar.errors import SettingsError
 from sidecar.observe.metrics import Metrics
@@ -69,7 +69,7 @@ class Server:
         self._drain = Drain()
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=(Arounds(stack(self._drain, metrics), PARSERS),),
+            interceptors=(Surround(self._drain, metrics, PARSERS),),
             options=(
                 ("grpc.max_receive_message_length", config.message_bytes),
                 ("grpc.max_send_message_length", -1),

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from typing import Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -41,6 +42,9 @@ _BUCKETS = (
     5.0,
     10.0,
 )
+
+# Series of a metric that are kept at hand: those of a hundred models.
+_MOST_SERIES = 1024
 
 # Stages that belong to the call and not to an item.
 _OF_THE_CALL = (Stage.RECEIVE, Stage.DELIVER, Stage.RESPOND)
@@ -97,44 +101,56 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._stage_seconds = Histogram(
-            "sidecar_stage_duration_seconds",
-            "Time an item (probe to pack) or a call (receive, deliver, respond) spent in a stage.",
-            ("stage", "modality", "model"),
-            buckets=_BUCKETS,
-            registry=self.registry,
+        self._stage_seconds = _at_hand(
+            Histogram(
+                "sidecar_stage_duration_seconds",
+                "Time an item (probe to pack) or a call (receive, deliver, respond) spent in a stage.",
+                ("stage", "modality", "model"),
+                buckets=_BUCKETS,
+                registry=self.registry,
+            )
         )
-        self._gap_seconds = Histogram(
-            "sidecar_gap_duration_seconds",
-            "Time of a call that no stage accounts for.",
-            ("model",),
-            buckets=_BUCKETS,
-            registry=self.registry,
+        self._gap_seconds = _at_hand(
+            Histogram(
+                "sidecar_gap_duration_seconds",
+                "Time of a call that no stage accounts for.",
+                ("model",),
+                buckets=_BUCKETS,
+                registry=self.registry,
+            )
         )
-        self._cpu_seconds = Counter(
-            "sidecar_worker_cpu_seconds_total",
-            "CPU time that workers spent on items.",
-            ("modality", "model"),
-            registry=self.registry,
+        self._cpu_seconds = _at_hand(
+            Counter(
+                "sidecar_worker_cpu_seconds_total",
+                "CPU time that workers spent on items.",
+                ("modality", "model"),
+                registry=self.registry,
+            )
         )
-        self._items = Counter(
-            "sidecar_items_total",
-            "Media items by how they ended: OK, or an error's reason.",
-            ("modality", "model", "reason"),
-            registry=self.registry,
+        self._items = _at_hand(
+            Counter(
+                "sidecar_items_total",
+                "Media items by how they ended: OK, or an error's reason.",
+                ("modality", "model", "reason"),
+                registry=self.registry,
+            )
         )
-        self._calls = Counter(
-            "sidecar_calls_total",
-            "Calls by method and how they ended: OK, or an error's reason.",
-            ("method", "reason"),
-            registry=self.registry,
+        self._calls = _at_hand(
+            Counter(
+                "sidecar_calls_total",
+                "Calls by method and how they ended: OK, or an error's reason.",
+                ("method", "reason"),
+                registry=self.registry,
+            )
         )
-        self._call_seconds = Histogram(
-            "sidecar_call_duration_seconds",
-            "Time of a call from its arrival to its end.",
-            ("method",),
-            buckets=_BUCKETS,
-            registry=self.registry,
+        self._call_seconds = _at_hand(
+            Histogram(
+                "sidecar_call_duration_seconds",
+                "Time of a call from its arrival to its end.",
+                ("method",),
+                buckets=_BUCKETS,
+                registry=self.registry,
+            )
         )
 
     @contextmanager
@@ -145,8 +161,8 @@ class Metrics:
         try:
             yield outcome
         finally:
-            self._calls.labels(method, outcome.reason).inc()
-            self._call_seconds.labels(method).observe((time.monotonic_ns() - begun) / 1e9)
+            self._calls(method, outcome.reason).inc()
+            self._call_seconds(method).observe((time.monotonic_ns() - begun) / 1e9)
 
     def stages(
         self, model: str, modality: Modality | None, items: Iterable[ObservedItem], times: Timings
@@ -158,17 +174,17 @@ class Metrics:
         takes = modality.value if modality else "none"
         for item in items:
             reason = item.problem_reason or ("OK" if item.times is not None else "CALL_CANCELLED")
-            self._items.labels(takes, model, reason).inc()
-            self._cpu_seconds.labels(takes, model).inc(item.cpu_ms / 1e3)
+            self._items(takes, model, reason).inc()
+            self._cpu_seconds(takes, model).inc(item.cpu_ms / 1e3)
             if item.times is not None:
                 self._observe(item.times, _OF_AN_ITEM, takes, model)
         self._observe(times, _OF_THE_CALL, takes, model)
-        self._gap_seconds.labels(model).observe(times.gap_ns / 1e9)
+        self._gap_seconds(model).observe(times.gap_ns / 1e9)
 
     def _observe(self, times: Timings, stages: tuple[Stage, ...], modality: str, model: str) -> None:
         for stage in stages:
             if stage in times.stages:
-                self._stage_seconds.labels(stage.value, modality, model).observe(times.stages[stage] / 1e9)
+                self._stage_seconds(stage.value, modality, model).observe(times.stages[stage] / 1e9)
 
     def watch(self, read: Callable[[], Iterable[Reading]]) -> None:
         """Adds metrics that are read whenever somebody scrapes, on the scraper's thread."""
@@ -196,6 +212,14 @@ class Metrics:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+_Kind = TypeVar("_Kind", Counter, Histogram)
+
+
+def _at_hand(metric: _Kind) -> Callable[..., _Kind]:
+    """A metric's series by its labels' values. Prometheus's own way takes 1.6 µs, some twelve times a call."""
+    return lru_cache(_MOST_SERIES)(metric.labels)
 
 
 class _Watched(Collector):

@@ -309,6 +309,9 @@ class Lender:
             self.registrations_total += 1
             self._quiet()
             self._use(_State.REGISTERED)
+            # A process that was killed has unregistered nothing, and its pages are kept by the server's mapping.
+            for name in memory.predecessors if self.registrations_total == 1 else ():
+                await self._answer(self._unregister(lay_unregistration(name), timeout=_ASK_S))
         elif not (code is grpc.StatusCode.UNAVAILABLE and not self._connected()):
             self._ask_at = asyncio.get_running_loop().time() + self._pause_s
             self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)

@@ -72,6 +72,11 @@ class SharedMemory(Protocol):
         """Bytes of the whole."""
         ...
 
+    @property
+    def predecessors(self) -> tuple[str, ...]:
+        """Names of objects that dead processes left and that were removed at this one's start."""
+        ...
+
     def try_take(self, nbytes: int) -> Slot | None:
         """A slot, if there is room this instant; never waits."""
         ...

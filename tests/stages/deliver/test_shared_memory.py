@@ -330,3 +330,15 @@ async def test_two_sidecars_share_a_triton_and_each_takes_its_region_along(
     assert regions(local) == [bench.arena.name]
     await upstream.close()
     assert regions(local) == []
+
+
+async def test_what_a_killed_predecessor_registered_is_taken_from_triton(local: Triton, bench: Bench) -> None:
+    left = Bench()
+    with grpcclient.InferenceServerClient(local.grpc_address) as client:
+        client.register_system_shared_memory(left.arena.name, f"/{left.arena.name}", left.arena.size)
+    bench.arena.predecessors = (left.arena.name, "never-registered")
+    upstream = TritonUpstream(TritonConfig(local.grpc_address), bench.arena)
+    await upstream.describe("embeddings", "", Deadline.after(SOON))
+    assert regions(local) == [bench.arena.name]
+    await upstream.close()
+    left.arena.close()
