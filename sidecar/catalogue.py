@@ -43,7 +43,7 @@ class ModelConfig:
     """What the operator says of one model.
 
     `recipe` is the directory with the model's preprocessor_config.json, None for a model that takes no
-    media; `reference`, `exact` and `resampler` are handed to the recipe's loader; `upstream` is the
+    media; `reference`, `exact`, `resampler` and `fast` are handed to the recipe's loader; `upstream` is the
     model's name on the model server (empty: the same), `version` its version there (empty: the
     server's choice); `renames` maps a recipe's output to the model's input where names do not tell;
     `grouping` says how items become inferences; `max_items` bounds the items of a request (0: as
@@ -54,6 +54,7 @@ class ModelConfig:
     reference: Literal["auto", "pil", "torchvision"] = "auto"
     exact: bool = True
     resampler: Literal["soxr_hq", "swresample"] = "soxr_hq"
+    fast: bool = False
     upstream: str = ""
     version: str = ""
     renames: Mapping[str, str] = field(default_factory=dict)
@@ -199,7 +200,11 @@ def _load(name: str, config: ModelConfig, *, has_upstream: bool) -> ServedModel:
     if config.recipe is not None:
         try:
             recipe = load_recipe(
-                config.recipe, reference=config.reference, exact=config.exact, resampler=config.resampler
+                config.recipe,
+                reference=config.reference,
+                exact=config.exact,
+                resampler=config.resampler,
+                fast=config.fast,
             )
         except RecipeError as error:
             raise error.of(f"model {name!r}") from error

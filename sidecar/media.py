@@ -111,9 +111,27 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """A decoded picture, upright: uint8 [height, width, 3], RGB."""
+    """A decoded picture, upright: uint8 [height, width, 3], RGB.
+
+    `array` may be a view that mirrors or transposes the pixels as they lie. Where decode left a smaller
+    picture, `full` is the (height, width) that the whole one has, upright, and each pixel here stands for
+    `shrink` x `shrink` of it; those of the last row and column, as they lie, for what remains. None: as decoded.
+    """
 
     array: npt.NDArray[np.uint8]
+    full: tuple[int, int] | None = None
+    shrink: int = 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the whole picture, which is what geometry goes by."""
+        return self.full or (self.array.shape[0], self.array.shape[1])
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """(height, width) that the whole picture takes up in `array`, in its pixels, down to a part of one."""
+        height, width = self.size
+        return height / self.shrink, width / self.shrink
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2
@@ -104,6 +105,12 @@ async def test_without_models_there_is_nothing_to_wait_for(upstream: TritonUpstr
 def test_an_unknown_model_is_told_which_there_are() -> None:
     with pytest.raises(UnknownModel, match="there are: clip"):
         Catalogue({"clip": CLIP}, None).get("clop")
+
+
+def test_what_the_operator_chose_reaches_the_recipe() -> None:
+    catalogue = Catalogue({"clip": CLIP, "fast": replace(CLIP, fast=True)}, None)
+    recipes = [catalogue.get(name).recipe for name in ("clip", "fast")]
+    assert [recipe.exact for recipe in recipes if recipe is not None] == [True, False]
 
 
 def test_a_recipe_that_cannot_be_followed_names_its_model() -> None:

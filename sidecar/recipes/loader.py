@@ -101,11 +101,16 @@ class _Found:
 
 
 def load_recipe(
-    directory: Path, *, reference: str = "auto", exact: bool = True, resampler: str = "soxr_hq"
+    directory: Path,
+    *,
+    reference: str = "auto",
+    exact: bool = True,
+    resampler: str = "soxr_hq",
+    fast: bool = False,
 ) -> Recipe:
     """The recipe for the model whose files lie in `directory`.
 
-    `reference`, `exact` and `resampler` are as Choice says. Raises RecipeError where a file is missing or
+    `reference`, `exact`, `resampler` and `fast` are as Choice says. Raises RecipeError where a file is missing or
     is no JSON object, names a processor that is not supported, or holds a value that cannot be followed; and
     where `exact` is wanted and the libraries at hand cannot give it.
     """
@@ -131,7 +136,7 @@ def load_recipe(
             file=directory,
         )
     ((family, item),) = families.items()
-    return FAMILIES[family](item.config, item.processor, Choice(reference, exact, resampler))
+    return FAMILIES[family](item.config, item.processor, Choice(reference, exact, resampler, fast))
 
 
 def _processors(directory: Path) -> list[_Found]:

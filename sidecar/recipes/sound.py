@@ -83,9 +83,7 @@ class SoundRecipe:
         mask[:heard] = 1
         return shaped, Shaped(MASK, mask)
 
-    def _bytes_of(
-        self, rows: int, length: int, data_types: Mapping[str, DataType]
-    ) -> Mapping[str, int]:
+    def _bytes_of(self, rows: int, length: int, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
         """Bytes of values [rows, length] and of the mask, in the types named by output."""
         elements = {self.OUTPUT: rows * length} | ({MASK: length} if self.mask else {})
         return bytes_of(elements, data_types)

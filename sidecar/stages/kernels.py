@@ -339,12 +339,27 @@ def _filter(resample: int, x: float) -> float:
     return _sinc(x) * _sinc(x / 3.0) if -3.0 <= x < 3.0 else 0.0  # noqa: PLR2004 - its formula
 
 
+@_part
+def _short_bits(largest: float) -> int:
+    """How many bits a weight of 16 has room for behind the point."""
+    bits = 0
+    while bits < _MOST_BITS and int(0.5 + largest * (1 << (bits + 1))) < _SHORT_LIMIT:
+        bits += 1
+    return bits
+
+
 @_kernel
 def resized_axis(  # noqa: PLR0917 - numba passes by place
-    source: int, target: int, start: int, stop: int, resample: int, short: bool
+    source: int, extent: float, target: int, start: int, stop: int, resample: int, short: bool, mirrored: bool
 ) -> Axis:
-    """The Axis that makes outputs [start, stop) of `target` from `source` samples; see resize.py."""
-    scale = source / target
+    """The Axis that makes outputs [start, stop) of `target` from `source` samples; see resize.py.
+
+    The first `extent` of the samples are resized: all of them, or the last one in part. `mirrored`: samples
+    and outputs are those of the axis that begins at the other end, in the opposite order, to the bit.
+    """
+    if mirrored:
+        start, stop = target - stop, target - start
+    scale = extent / target
     spread = max(scale, 1.0)
     support = _SUPPORTS[resample] * spread
     exact = np.zeros((target, 2 * math.ceil(support) + 1))
@@ -364,22 +379,21 @@ def resized_axis(  # noqa: PLR0917 - numba passes by place
                 exact[i, j] /= total
             largest = max(largest, exact[i, j])
         firsts[i], lasts[i] = first, last
-    shift = _MOST_BITS
-    if short:
-        shift = 0
-        while shift < _MOST_BITS and int(0.5 + largest * (1 << (shift + 1))) < _SHORT_LIMIT:
-            shift += 1
-
-    origin, outputs = firsts[start], stop - start
-    starts = (firsts[start:stop] - origin) // 4
-    counts = np.maximum((lasts[start:stop] - origin + 3) // 4 - starts, 1)
+    shift = _short_bits(largest) if short else _MOST_BITS
+    firsts, lasts = firsts[start:stop], lasts[start:stop]
+    if mirrored:
+        firsts, lasts = source - lasts[::-1], source - firsts[::-1]
+    origin, outputs = firsts[0], stop - start
+    starts = (firsts - origin) // 4
+    counts = np.maximum((lasts - origin + 3) // 4 - starts, 1)
     parts, reach = 1 if short else 2, counts.max()
     weights = np.zeros((outputs, reach, parts, 2, 2), np.int16)
     for i in range(outputs):
-        skipped = firsts[start + i] - origin - 4 * starts[i]
-        for j in range(lasts[start + i] - firsts[start + i]):
-            rounding = -0.5 if exact[start + i, j] < 0.0 else 0.5
-            weight = int(rounding + exact[start + i, j] * (1 << shift))
+        row = stop - 1 - i if mirrored else start + i
+        skipped, length = firsts[i] - origin - 4 * starts[i], lasts[i] - firsts[i]
+        for j in range(length):
+            share = exact[row, length - 1 - j if mirrored else j]
+            weight = int((-0.5 if share < 0.0 else 0.5) + share * (1 << shift))
             quad, sample = (skipped + j) // 4, (skipped + j) % 4
             if short:
                 weights[i, quad, 0, sample % 2, sample // 2] = weight
@@ -388,7 +402,7 @@ def resized_axis(  # noqa: PLR0917 - numba passes by place
                 weights[i, quad, 1, sample % 2, sample // 2] = weight & _LOW_MASK
     words = weights.reshape(-1).view(np.uint32)
     stride = 2 * parts * reach
-    return Axis(origin, lasts[stop - 1] - origin, starts, counts, words, stride, parts, shift, reach)
+    return Axis(origin, lasts[-1] - origin, starts, counts, words, stride, parts, shift, reach)
 
 
 @_part
@@ -656,8 +670,8 @@ def warm() -> None:
     """
     line = np.zeros(CHANNELS * 5 + SLACK, np.uint8)
     with suppress(OSError):
-        resized_axis(2, 1, 0, 1, _BOX, True)
-    axis = resized_axis(2, 1, 0, 1, _BOX, True)
+        resized_axis(2, 2.0, 1, 0, 1, _BOX, True, False)
+    axis = resized_axis(2, 2.0, 1, 0, 1, _BOX, True, False)
     calls: tuple[tuple[Callable[..., object], tuple[object, ...]], ...] = (
         (resize, (sealed(line), 6, ACROSS_DOWN, axis, axis, line.copy())),
         (pick, (sealed(line), 3, np.zeros(1, np.int64), np.zeros(1, np.int64), line.copy())),

@@ -40,6 +40,7 @@ def test_warm_compiles_all_that_pictures_will_ask_for() -> None:
         for target in ((20, 30), (50, 30), (20, 60), (90, 80), (3, 59)):
             resize(noise(50, 60), target, resample, "pil")
             resize(noise(50, 60), target, resample, "torchvision")
+            resize(noise(60, 50).swapaxes(0, 1)[::-1], target, resample, "pil")
     assert before == {name: kernel.signatures for name, kernel in KERNELS.items()}
     assert {name: len(found) for name, found in before.items()} == {
         "resize": 1,

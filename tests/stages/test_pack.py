@@ -64,7 +64,9 @@ def test_tensors_lie_at_the_start_of_the_callers_buffers() -> None:
     ]
     types = {"a": DataType.UINT8, "b": DataType.FP32, "c": DataType.BF16}
     needed = packed_bytes(shaped, types)
-    buffers = {name: memoryview(bytearray(nbytes + spare)) for spare, (name, nbytes) in enumerate(needed.items())}
+    buffers = {
+        name: memoryview(bytearray(nbytes + spare)) for spare, (name, nbytes) in enumerate(needed.items())
+    }
     inside, own = pack(shaped, types, buffers), pack(shaped, types)
     for tensor, alone in zip(inside, own, strict=True):
         assert bytes(alone.data) == bytes(tensor.data)

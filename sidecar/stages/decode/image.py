@@ -47,7 +47,7 @@ def decode_image(source: Source, info: ImageInfo, target: DecodeTarget) -> Pixel
     if info.format == "jpeg":
         found = decode_jpeg(source.data, info, target.least_size)
         if found is not None:
-            return Pixels(found)
+            return found
     return _by_pillow(source, info, target)
 
 

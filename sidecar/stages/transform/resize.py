@@ -13,6 +13,10 @@ In both, an axis that keeps its length is not filtered. The kernels follow eithe
 libraries are installed; tests hold them to Pillow, pillow-simd and torch themselves. Where a crop follows,
 only what it takes is computed, with the bits of resizing everything first.
 
+A view that mirrors or transposes is read as its pixels lie, and only the result is turned: that has the bits
+of turning first, because the sums are of integers, whatever their order, so that weights may be mirrored and
+passes exchanged. It spares a pass over the whole picture.
+
 It never decides which reference to follow, and never resizes to something it would then have to hide.
 """
 
@@ -20,7 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +33,7 @@ from sidecar.errors import MediaTooLarge
 from sidecar.stages import kernels
 from sidecar.stages.kernels import Axis
 from sidecar.stages.transform.geometry import Crop, Reference, Size
+from sidecar.stages.transform.turn import together, turn_of
 
 # PIL's numbers for its filters, which the models' files use.
 FILTERS: Final = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -53,30 +58,34 @@ def references_met(resample: int) -> frozenset[Reference]:
     return frozenset(("pil", "torchvision") if resample in _FILTERS_OF_TORCHVISION else ("pil",))
 
 
-def resize(
-    pixels: _Pixels, target: Size, resample: int, reference: Reference, crop: Crop | None = None
+def resize(  # noqa: PLR0917 - what a resize is given by
+    pixels: _Pixels,
+    target: Size,
+    resample: int,
+    reference: Reference,
+    crop: Crop | None = None,
+    extent: tuple[float, float] | None = None,
 ) -> _Pixels:
     """`pixels` resized to `target` (height, width) with a key of FILTERS, then cropped.
 
     Takes and gives uint8 [height, width, 3]; the result may be a view of `pixels`, and read-only. A filter
-    that the reference lacks is PIL's. Raises MediaTooLarge where the resized picture, before its crop, would
-    pass MOST_RESIZED_BYTES, or where what is kept between the passes would.
+    that the reference lacks is PIL's. `extent` is how many of the rows and columns the picture takes up, where
+    the last of them, as they lie in memory, are the picture's only in part. Raises MediaTooLarge where the
+    resized picture, before its crop, would pass MOST_RESIZED_BYTES, or what is kept between the passes.
     """
     check_resized_size(target)
-    source: Size = (pixels.shape[0], pixels.shape[1])
+    extent = extent or (float(pixels.shape[0]), float(pixels.shape[1]))
     if crop is None:
-        return _resized(pixels, target, resample, reference, range(target[0]), range(target[1]))
+        return _resized(pixels, extent, target, resample, reference, range(target[0]), range(target[1]))
     rows, columns = (range(span.start, span.stop) for span in (crop.rows, crop.columns))
-    if source == target:
-        return cropped(pixels, crop)
-    cut = _resized(pixels, target, resample, reference, rows, columns)
+    cut = _resized(pixels, extent, target, resample, reference, rows, columns)
     return padded(cut, crop) if crop.is_padded else cut
 
 
 def cropped(pixels: _Pixels, crop: Crop) -> _Pixels:
-    """The crop alone, for models that do not resize: a view where nothing is padded."""
+    """The crop alone, for models that do not resize: a view where nothing is padded or turned."""
     rows, columns = crop.rows, crop.columns
-    cut = pixels[rows.start : rows.stop, columns.start : columns.stop]
+    cut = together(pixels[rows.start : rows.stop, columns.start : columns.stop])
     return padded(cut, crop) if crop.is_padded else cut
 
 
@@ -106,38 +115,67 @@ def _check_bytes(target: Size, found: int) -> None:
 
 
 def _resized(  # noqa: PLR0917 - what a resize is given by
-    pixels: _Pixels, target: Size, resample: int, reference: Reference, rows: range, columns: range
+    pixels: _Pixels,
+    extent: tuple[float, float],
+    target: Size,
+    resample: int,
+    reference: Reference,
+    rows: range,
+    columns: range,
 ) -> _Pixels:
     """The pixels [rows, columns) of the whole resized picture."""
     height, width, channels = pixels.shape
-    if (height, width) == target:
-        return pixels[rows.start : rows.stop, columns.start : columns.stop]
-    source = kernels.sealed(np.ascontiguousarray(pixels).reshape(-1))
-    stride = width * channels
-    shape = (len(rows), len(columns), channels)
+    if extent == target:
+        return together(pixels[rows.start : rows.stop, columns.start : columns.stop])
+    turn, order = turn_of(pixels), _order(extent, target, reference)
+    down = _side(height, extent[0], target[0], rows, backwards=turn.up)
+    across = _side(width, extent[1], target[1], columns, backwards=turn.left)
+    if turn.swapped:
+        down, across, order = across, down, _SWAPPED[order]
+    lying = np.ascontiguousarray(turn.lying(pixels))
+    shape = (len(down.outputs), len(across.outputs), channels)
     # One behind the other, and room for what the kernel writes past the end.
     out = np.empty(math.prod(shape) + kernels.SLACK, np.uint8)
+    source, stride = kernels.sealed(lying.reshape(-1)), lying.shape[1] * channels
     if resample == _NEAREST:
-        kernels.pick(
-            source, stride, _nearest(height, target[0])[rows], _nearest(width, target[1])[columns], out
-        )
+        kernels.pick(source, stride, _nearest(down), _nearest(across), out)
     else:
         _check_bytes(
-            target,
-            max(kernels.weights_bytes(*pair, resample) for pair in ((height, target[0]), (width, target[1]))),
+            target, max(kernels.weights_bytes(side.source, side.target, resample) for side in (down, across))
         )
-        order = _order((height, width), target, reference)
         short = reference == "torchvision" and resample in _FILTERS_OF_TORCHVISION
-        down = _axis(height, target[0], rows, resample, short=short)
-        across = _axis(width, target[1], columns, resample, short=short)
-        _check_bytes(target, kernels.kept_bytes(order, across, down))
-        kernels.resize(source, stride, order, across, down, out)
-    return out[: math.prod(shape)].reshape(shape)
+        axes = _axis(across, resample, short=short), _axis(down, resample, short=short)
+        kept = kernels.kept_bytes(order, *axes)
+        if turn.swapped and kept > MOST_RESIZED_BYTES:
+            return _resized(together(pixels), extent, target, resample, reference, rows, columns)
+        _check_bytes(target, kept)
+        kernels.resize(source, stride, order, *axes, out)
+    return together(turn.view(out[: math.prod(shape)].reshape(shape)))
 
 
-def _order(source: Size, target: Size, reference: Reference) -> int:
+class _Side(NamedTuple):
+    """An axis as it lies in memory: the first `extent` of its samples become `target`, of which `outputs` are made.
+
+    `mirrored`: its weights are to be those of the axis from its other end, to the bit.
+    """
+
+    source: int
+    extent: float
+    target: int
+    outputs: range
+    mirrored: bool
+
+
+def _side(source: int, extent: float, target: int, wanted: range, *, backwards: bool) -> _Side:
+    """The axis that makes the outputs `wanted`, counted from its end where that is to be read `backwards`."""
+    outputs = range(target - wanted.stop, target - wanted.start) if backwards else wanted
+    # A last sample that is only in part the picture's is the last one that lies there; no reference has any.
+    return _Side(source, extent, target, outputs, backwards and extent == source)
+
+
+def _order(extent: tuple[float, float], target: Size, reference: Reference) -> int:
     """The passes that are needed, in the reference's order; at least one is."""
-    lost_rows, lost_columns = source[0] - target[0], source[1] - target[1]
+    lost_rows, lost_columns = extent[0] - target[0], extent[1] - target[1]
     if not lost_rows:
         return kernels.ACROSS
     if not lost_columns:
@@ -147,22 +185,33 @@ def _order(source: Size, target: Size, reference: Reference) -> int:
     return kernels.ACROSS_DOWN
 
 
-def _axis(source: int, target: int, outputs: range, resample: int, *, short: bool) -> Axis:
-    """The Axis for these outputs of the `target` that `source` samples are resized to."""
-    if source == target:
+# The same passes over pixels that lie transposed.
+_SWAPPED: Final = {
+    kernels.ACROSS: kernels.DOWN,
+    kernels.DOWN: kernels.ACROSS,
+    kernels.ACROSS_DOWN: kernels.DOWN_ACROSS,
+    kernels.DOWN_ACROSS: kernels.ACROSS_DOWN,
+}
+
+
+def _axis(side: _Side, resample: int, *, short: bool) -> Axis:
+    source, extent, target, outputs, mirrored = side
+    if extent == target:
         return kernels.cut_axis(outputs.start, outputs.stop)
     find = _remembered_axis if max(source, target) <= _LONGEST_REMEMBERED else kernels.resized_axis
-    return find(source, target, outputs.start, outputs.stop, resample, short)
+    return find(source, extent, target, outputs.start, outputs.stop, resample, short, mirrored)
 
 
 _remembered_axis = functools.lru_cache(maxsize=128)(kernels.resized_axis)
 
 
-def _nearest(source: int, target: int) -> npt.NDArray[np.int64]:
+def _nearest(side: _Side) -> npt.NDArray[np.int64]:
     """Which sample each output takes, in PIL's arithmetic: the scale is added up in float64."""
-    steps = np.full(target, source / target)
+    steps = np.full(side.target, side.extent / side.target)
     steps[0] *= 0.5
     found = np.cumsum(steps).astype(np.int64)
     # Where the sum of many steps ends beyond the last sample, PIL leaves black.
-    found[found >= source] = -1
-    return found
+    found[found >= side.source] = -1
+    if side.mirrored:
+        found = np.where(found < 0, -1, side.source - 1 - found)[::-1]
+    return np.ascontiguousarray(found[side.outputs.start : side.outputs.stop])

@@ -101,6 +101,17 @@ def test_cost_grows_with_pixels_and_seconds() -> None:
     assert predict(picture(200, 100)).decoded_bytes == 60_000
 
 
+def test_a_jpeg_that_may_come_smaller_costs_less_time_and_the_same_memory() -> None:
+    large, least = replace(picture(500, 301), format="jpeg"), (151, 250)
+    whole, smaller = predict(large), predict(large, DecodeTarget(least_size=least))
+    assert smaller.cpu_ms < whole.cpu_ms
+    assert smaller.decoded_bytes == whole.decoded_bytes
+    assert whole == predict(large, DecodeTarget(least_size=(152, 250)))
+    assert whole == predict(replace(large, orientation=6), DecodeTarget(least_size=least))
+    png = replace(large, format="png")
+    assert predict(png) == predict(png, DecodeTarget(least_size=least))
+
+
 def test_a_header_without_a_length_is_costed_by_its_bytes() -> None:
     long = AudioInfo("mp3", 2_000_000, "mp3", 44_100, 2, None)
     assert predict(long).cpu_ms > predict(sound(seconds=100)).cpu_ms

@@ -36,7 +36,7 @@ def _reference(data: bytes) -> Image.Image:
 @pytest.mark.parametrize("name", [name for name in corpus.PICTURES if name != "jpeg_exif_damaged.jpg"])
 def test_pixels_are_those_of_exif_transpose_and_convert(name: str) -> None:
     array = _decoded(corpus.source(name))
-    assert (array.dtype.name, array.ndim, array.flags.c_contiguous) == ("uint8", 3, True)
+    assert (array.dtype.name, array.ndim) == ("uint8", 3)
     np.testing.assert_array_equal(array, np.asarray(_reference(corpus.image(name))))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import random
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import simplejpeg
 from PIL import Image
 
 from sidecar.errors import CorruptMedia, MediaError
-from sidecar.media import SIDEWAYS, DecodeTarget, ImageInfo, Source
+from sidecar.media import SIDEWAYS, DecodeTarget, ImageInfo, Pixels, Source
 from sidecar.stages.decode import decode
 from sidecar.stages.decode.image import _by_pillow
 from sidecar.stages.decode.jpeg import _Room, decode_jpeg
@@ -67,13 +68,14 @@ def _facts(data: bytes) -> ImageInfo:
 
 
 def _directly(data: bytes, least_size: tuple[int, int] | None = None) -> _Array | None:
-    return decode_jpeg(data, _facts(data), least_size)
+    found = decode_jpeg(data, _facts(data), least_size)
+    return None if found is None else found.array
 
 
 def _assert_pillows(data: bytes) -> None:
     found = _directly(data)
     assert found is not None
-    assert (found.dtype.name, found.flags.c_contiguous) == ("uint8", True)
+    assert found.dtype == np.uint8
     expected = _by_pillow(Source(data), _facts(data), DecodeTarget()).array
     np.testing.assert_array_equal(found, expected)
 
@@ -102,9 +104,17 @@ def test_every_way_of_coding_has_pillows_bits(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(10))
-@pytest.mark.parametrize(("height", "width"), [(33, 50), (300, 520)])
+@pytest.mark.parametrize(("height", "width"), [(1, 7), (33, 50), (300, 521)])
 def test_every_orientation_has_pillows_bits(orientation: int, height: int, width: int) -> None:
     _assert_pillows(_turned(_picture(height, width), orientation))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turning_takes_no_memory(orientation: int) -> None:
+    found = _directly(_turned(_picture(33, 50), orientation))
+    assert found is not None
+    assert found.base is not None
+    assert found.nbytes == np.asarray(found.base).nbytes
 
 
 def _several() -> bytes:
@@ -210,9 +220,12 @@ def test_the_smallest_size_that_is_enough_is_left(
         data = _turned(_PHOTO, orientation)
         flip = orientation in SIDEWAYS
         least = least_size[::-1] if least_size is not None and flip else least_size
-        found = _outcome(decode, data, least_size=least)
-        assert found.shape == (*(size[::-1] if flip else size), 3)
-        assert found.flags.c_contiguous
+        found = decode(Source(data), _facts(data), DecodeTarget(least_size=least))
+        assert isinstance(found, Pixels)
+        assert found.array.shape == (*(size[::-1] if flip else size), 3)
+        assert found.size == ((803, 601) if flip else (601, 803))
+        assert found.extent == tuple(length / found.shrink for length in found.size)
+        assert found.array.shape[:2] == tuple(math.ceil(length) for length in found.extent)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"grey": True}], ids=str)

@@ -6,6 +6,7 @@ Pillow judges "pil" and pillow-simd "torchvision", whichever stands in this envi
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from sidecar.stages.transform.resize import (
     references_met,
     resize,
 )
+from sidecar.stages.transform.turn import Turn
 from testbed.pictures import KINDS, blocks, noise
 from testbed.torchvision_import import import_torchvision
 
@@ -258,6 +260,99 @@ def test_pixels_that_do_not_lie_together_or_cannot_be_written_are_read_right(res
     together.flags.writeable = False
     assert np.array_equal(expected, resize(turned, (20, 30), resample, "pil"))
     assert np.array_equal(expected, resize(together, (20, 30), resample, "pil"))
+
+
+EVERY_TURN = [Turn(*flags) for flags in itertools.product((False, True), repeat=3)]
+turns = st.sampled_from(EVERY_TURN)
+
+
+def check_turned(
+    task: tuple[Pixels, Size, Crop | None], turn: Turn, resample: int, reference: Reference
+) -> None:
+    picture, target, crop = task
+    turned = turn.view(turn.lying(picture).copy())
+    assert np.array_equal(picture, turned)
+    expected = resize(picture, target, resample, reference, crop)
+    assert np.array_equal(expected, resize(turned, target, resample, reference, crop))
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    task=tasks(), turn=turns, resample=st.sampled_from(sorted(FILTERS)), reference=st.sampled_from(REFERENCES)
+)
+def test_a_turned_view_has_the_bits_of_turning_first(
+    task: tuple[Pixels, Size, Crop | None], turn: Turn, resample: int, reference: Reference
+) -> None:
+    check_turned(task, turn, resample, reference)
+
+
+@pytest.mark.full
+@settings(max_examples=8_000, deadline=None)
+@given(
+    task=tasks(), turn=turns, resample=st.sampled_from(sorted(FILTERS)), reference=st.sampled_from(REFERENCES)
+)
+def test_many_turned_views_have_the_bits_of_turning_first(
+    task: tuple[Pixels, Size, Crop | None], turn: Turn, resample: int, reference: Reference
+) -> None:
+    check_turned(task, turn, resample, reference)
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("turn", EVERY_TURN)
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ((1_080, 1_920), (224, 398)),
+        ((1_920, 1_080), (398, 224)),
+        ((2, 65_000), (1, 1)),
+        ((30_000, 40), (200, 30)),
+    ],
+)
+def test_usual_and_extreme_shapes_have_the_bits_of_turning_first(
+    source: Size, target: Size, turn: Turn, reference: Reference
+) -> None:
+    for resample in (NEAREST, BICUBIC):
+        check_turned((noise(*source), target, None), turn, resample, reference)
+
+
+def test_a_view_whose_exchanged_passes_need_too_much_memory_is_turned_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Down first keeps whole rows between the passes, which across first has made short."""
+    picture = noise(3_000, 400).swapaxes(0, 1)
+    expected = resize(picture, (3, 3), BICUBIC, "torchvision")
+    monkeypatch.setattr("sidecar.stages.transform.resize.MOST_RESIZED_BYTES", 1 << 20)
+    assert np.array_equal(expected, resize(picture, (3, 3), BICUBIC, "torchvision"))
+
+
+def shrunken(whole: Pixels, shrink: int) -> Pixels:
+    """Each `shrink` x `shrink` pixels to their mean, as a decoder would: edges go on past the end."""
+    missing = [(0, -length % shrink) for length in whole.shape[:2]]
+    full = np.pad(whole, (*missing, (0, 0)), mode="edge").astype(np.float64)
+    height, width = (length // shrink for length in full.shape[:2])
+    means = full.reshape(height, shrink, width, shrink, 3).mean((1, 3))
+    rounded: Pixels = np.rint(means).astype(np.uint8)
+    return rounded
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("turn", EVERY_TURN)
+def test_a_last_pixel_that_is_only_in_part_the_pictures_moves_nothing(
+    turn: Turn, reference: Reference
+) -> None:
+    """A slope of one level a column is a scale to read shifts from, down to rounding."""
+    height, width, shrink = 497, 8 * 31 + 1, 8
+    lying = np.broadcast_to(np.arange(width, dtype=np.uint8)[:, np.newaxis], (height, width, 3))
+    whole, small = turn.view(lying), turn.view(shrunken(lying, shrink))
+    target, extent = (15, 14), (whole.shape[0] / shrink, whole.shape[1] / shrink)
+    exact = resize(whole, target, BICUBIC, reference).astype(int)
+    found = resize(small, target, BICUBIC, reference, extent=extent).astype(int)
+    assert np.abs(found - exact).max() <= 2
+    crop = center_crop(target, (9, 9), reference)
+    cut = resize(small, target, BICUBIC, reference, crop, extent)
+    assert np.array_equal(cropped(found.astype(np.uint8), crop), cut)
+    stretched = resize(small, target, BICUBIC, reference).astype(int)
+    assert np.abs(stretched - exact).max() >= 6
 
 
 def test_places_past_two_gigabytes_are_found() -> None:
