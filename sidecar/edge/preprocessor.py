@@ -19,7 +19,7 @@ from multimodal.v1 import preprocessor_pb2_grpc
 from sidecar.catalogue import Catalogue
 from sidecar.deadline import Deadline
 from sidecar.edge import payloads, receive, respond
-from sidecar.edge.interceptors import Context
+from sidecar.edge.around import Context
 from sidecar.entry import Accepted, Verb
 from sidecar.errors import CallCancelled
 from sidecar.observe.metrics import Metrics

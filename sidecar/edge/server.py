@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from multimodal.v1 import preprocessor_pb2, preprocessor_pb2_grpc
 
 from sidecar.addresses import is_host_port, is_unix
-from sidecar.edge.interceptors import Drain, Surround
+from sidecar.edge.around import Around, Drain
 from sidecar.edge.preprocessor import PARSERS, Preprocessor
 from sidecar.errors import SettingsError
 from sidecar.observe.metrics import Metrics
@@ -69,7 +69,6 @@ class Server:
         self._drain = Drain()
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=(Surround(self._drain, metrics, PARSERS),),
             options=(
                 ("grpc.max_receive_message_length", config.message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -77,7 +76,10 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ),
         )
-        preprocessor_pb2_grpc.add_PreprocessorServicer_to_server(preprocessor, self._server)
+        around = Around(self._server, self._drain, metrics, PARSERS)
+        preprocessor_pb2_grpc.add_PreprocessorServicer_to_server(preprocessor, around)  # type: ignore[arg-type]  # all of a server that it needs
+        # Health and reflection answer while draining, so that probes see the drain and not a dead server.
+
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:
             names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
