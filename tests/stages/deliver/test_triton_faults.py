@@ -142,7 +142,7 @@ async def test_a_late_stream_is_a_timeout_and_the_server_sees_the_end(
     server: ScriptedServer, upstream: TritonUpstream
 ) -> None:
     server.will(streamed(says()), Hold(), the_end())
-    stream = upstream.stream(CALL, Deadline.after(0.3))
+    stream = upstream.stream(CALL, Deadline.after(2.0))  # the first response comes well within it
     assert (await anext(stream)).outputs[0].data == b"abc"
     with pytest.raises(UpstreamTimeout):
         await anext(stream)
