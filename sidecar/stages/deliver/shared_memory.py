@@ -56,6 +56,8 @@ _HOW = (
     "to hand tensors over without copies start tritonserver with --allow-client-shm=true and give both "
     "containers the same /dev/shm (an emptyDir of medium Memory mounted there, or --ipc)"
 )
+# gRPC's word, with the status that Triton refuses with; by the time it is read the channel may stand again.
+_UNREACHED = "failed to connect to all addresses"
 _UNSETTLED = "calls from before the connection was lost still use it"
 
 
@@ -312,7 +314,7 @@ class Lender:
             # A process that was killed has unregistered nothing, and its pages are kept by the server's mapping.
             for name in memory.predecessors if self.registrations_total == 1 else ():
                 await self._answer(self._unregister(lay_unregistration(name), timeout=_ASK_S))
-        elif not (code is grpc.StatusCode.UNAVAILABLE and not self._connected()):
+        elif code is not grpc.StatusCode.UNAVAILABLE or (_UNREACHED not in words and self._connected()):
             self._ask_at = asyncio.get_running_loop().time() + self._pause_s
             self._pause_s = min(2 * self._pause_s, _LAST_PAUSE_S)
             self._use(_State.REFUSED, f"{code.name} {quote(words)}; {_HOW}")
@@ -335,7 +337,7 @@ class Lender:
             log.warning("tensors go to the model server as bytes, for it refused the arena: %s", reason)
 
     def _connected(self) -> bool:
-        """Whether a server has just been talked to; UNAVAILABLE was its own word then."""
+        """Whether the server that has just answered still stands; UNAVAILABLE was its own word then."""
         return self._channel.get_state() is grpc.ChannelConnectivity.READY
 
     @staticmethod
