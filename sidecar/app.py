@@ -198,7 +198,7 @@ async def _tell_readiness(server: Server, catalogue: Catalogue, workers: Workers
     while True:
         if workers.ailment:
             log.error("not ready: %s", workers.ailment)
-            await server.unready()
+            server.unready()
         else:
-            await server.ready()
+            server.ready()
         await workers.changed()

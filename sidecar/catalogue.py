@@ -180,7 +180,7 @@ class Catalogue:
             binding = _bind(model, signature)
         except SidecarError as problem:
             state = _STATES.get(type(problem), ModelState.UNREACHABLE)
-            now = replace(model, state=state, problem=problem)
+            now = replace(model, state=state, problem=problem.bare())
             if state is not ModelState.UNREACHABLE:
                 now = replace(now, signature=None, binding=None)
         else:

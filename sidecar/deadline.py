@@ -29,6 +29,10 @@ class Deadline:
             return None
         return max(0.0, (self.at_ns - time.monotonic_ns()) / 1e9)
 
+    def later(self, seconds: float) -> Deadline:
+        """The deadline `seconds` after this one."""
+        return self if self.at_ns is None else Deadline(self.at_ns + int(seconds * 1e9))
+
     @property
     def passed(self) -> bool:
         return self.at_ns is not None and time.monotonic_ns() >= self.at_ns

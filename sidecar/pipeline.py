@@ -263,10 +263,15 @@ class Pipeline:
             sizes = recipe.output_bytes(item.info, accepted.data_types)
             self._limits.check_output(received, walk.output_bytes, sum(sizes.values()))
             item.sizes = sizes
+            self._arena.check_fits([max(1, item.output_bytes), *self._inlets([item])], received.label)
             walk.output_bytes += item.output_bytes
         except SidecarError:
             places.forgo()
             raise
+
+    def _inlets(self, items: Sequence[Item]) -> list[int]:
+        """The bytes of the slots for what was received, where workers need it there."""
+        return [len(_source(item).data) for item in items] if self._workers.takes_copies else []
 
     async def _make_room(self, accepted: Accepted, walk: Walk) -> None:
         """Takes all that the call needs of the arena, at once, so that no two calls wait for each other."""
@@ -274,9 +279,9 @@ class Pipeline:
         if not good:
             return
         layout = lay_out([item.sizes for item in good])
-        inlets = [len(_source(item).data) for item in good] if self._workers.takes_copies else []
+        sizes = [max(1, layout.total), *self._inlets(good)]
         with _measured(good, Stage.ADMIT):
-            leases = await self._arena.take([max(1, layout.total), *inlets], accepted.asked.deadline)
+            leases = await self._arena.take(sizes, accepted.asked.deadline)
         walk.slots += leases
         for item, inlet in zip(good, leases[1:], strict=False):
             source = _source(item)

@@ -13,12 +13,13 @@ from typing import Annotated
 
 import grpc
 from annotated_types import Ge, Gt
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from multimodal.v1 import preprocessor_pb2, preprocessor_pb2_grpc
 
 from sidecar.addresses import is_host_port, is_unix
 from sidecar.edge.around import Around, Drain
+from sidecar.edge.health import Health
 from sidecar.edge.preprocessor import PARSERS, Preprocessor
 from sidecar.errors import SettingsError
 from sidecar.observe.metrics import Metrics
@@ -67,7 +68,7 @@ class Server:
     def __init__(self, config: ServerConfig, preprocessor: Preprocessor, metrics: Metrics) -> None:
         self._config = config
         self._drain = Drain()
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", config.message_bytes),
@@ -79,7 +80,6 @@ class Server:
         around = Around(self._server, self._drain, metrics, PARSERS)
         preprocessor_pb2_grpc.add_PreprocessorServicer_to_server(preprocessor, around)  # type: ignore[arg-type]  # all of a server that it needs
         # Health and reflection answer while draining, so that probes see the drain and not a dead server.
-
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:
             names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
@@ -89,22 +89,22 @@ class Server:
     async def start(self) -> None:
         """Binds and serves. Raises SettingsError, naming the address that cannot be bound."""
         self.addresses = tuple(self._bind(address) for address in self._config.listen)
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set("", serving=True)
+        self._health.set(SERVICE, serving=False)
         await self._server.start()
         log.info("serving on %s", ", ".join(self.addresses))
 
-    async def ready(self) -> None:
+    def ready(self) -> None:
         """Tells that requests can be answered."""
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(SERVICE, serving=True)
 
-    async def unready(self) -> None:
+    def unready(self) -> None:
         """Tells that requests cannot be answered at present."""
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set(SERVICE, serving=False)
 
     async def stop(self) -> bool:
         """Drains and stops. Returns whether every accepted call was finished within the bound."""
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health.set(SERVICE, serving=False)
         in_flight = self._drain.begin()
         log.info("draining: %d calls in flight, up to %.0f s", in_flight, self._config.drain_s)
         finished = True

@@ -24,7 +24,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -104,6 +104,11 @@ def _kernel(function: _F) -> _F:
 def _part(function: _F) -> _F:
     """Compiled into the kernels that call it."""
     return cast("_F", numba.njit(nogil=True, error_model="numpy")(function))
+
+
+def _shared(function: _F) -> _F:
+    """Compiled into the kernels that call it, and left as it is for Python, where compiling would cost 20 ms."""
+    return register_jitable(function)
 
 
 # Instructions that Python has no words for: each function builds the LLVM code of one.
@@ -512,17 +517,17 @@ def _tile(span: int) -> Words:
     return _words(_STEP * ((span + 3) // 4))
 
 
-@_part
+@_shared
 def _rounded_up(count: int) -> int:
     return (count + _STEP - 1) // _STEP * _STEP
 
 
-@_part
+@_shared
 def _blocks_kept(reach: int) -> int:
     return (reach + 3) // 4 + 1 + _SPARE
 
 
-@_part
+@_shared
 def _quads_kept(reach: int) -> int:
     return reach + _SPARE
 

@@ -118,6 +118,8 @@ class ProcessWorkers:
         self._nursery_warm = False
         self._workers: dict[int, _Worker] = {}
         self._fruitless: Counter[int] = Counter()
+        # Nurseries in a row none of whose workers finished anything.
+        self._barren = 0
         self._empty: set[int] = set(range(plan.processes))
         self._waiting: dict[Modality, deque[_Task]] = {modality: deque() for modality in plan.threads}
         self._suspects: deque[_Task] = deque()
@@ -302,7 +304,7 @@ class ProcessWorkers:
                 return
             self._take_back(worker, task)
             worker.finished += 1
-            self._fruitless[worker.place] = 0
+            self._fruitless[worker.place] = self._barren = 0
             worker.alone = worker.alone and bool(worker.running or self._suspects)
             self._dispatch()
             self._answer(task, done)
@@ -417,13 +419,16 @@ class ProcessWorkers:
             self._spawn(place)
 
     def _nursery_gone(self) -> None:
-        """Its workers end with it, each by itself; those that were only asked for never come."""
+        """Its workers end with it, each by itself; those that were only asked for never come.
+
+        The next one comes at once or later, as `_refill` has it of workers.
+        """
         log.error("the nursery ended and is started again")
         for worker in [worker for worker in self._workers.values() if worker.pidfd < 0]:
             self._let_go(worker)
             self._empty.add(worker.place)
-        self._counts["nurseries"] += 1
-        pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(10, self._counts["nurseries"]))
+        self._barren += 1
+        pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(10, self._barren))
         self._nursery_warm = False
         self._loop.call_later(pause, self._start_nursery_again)
 

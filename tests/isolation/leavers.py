@@ -105,7 +105,9 @@ async def leave(stub: preprocessor_pb2_grpc.PreprocessorStub, kind: str, patienc
     except asyncio.CancelledError:
         return "cancelled"
     except grpc.aio.AioRpcError as error:
-        return "cancelled" if error.code() is grpc.StatusCode.CANCELLED else error.code().name
+        # gRPC's own word for a message that it could not write any more.
+        ours = error.code() is grpc.StatusCode.CANCELLED or error.details() == "Internal error from Core"
+        return "cancelled" if ours else error.code().name
     if wait_s is None:
         patience.answered(kind, time.monotonic() - begun)
     return "answered"

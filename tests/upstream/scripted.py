@@ -14,8 +14,8 @@ not do: a status on demand, a reply that is late, malformed or cut short, a conn
 Each call of ModelInfer or ModelStreamInfer plays the oldest script not yet played, step by step, and
 leaves a Seen. A caller that goes away does not end its script, as it does not end Triton's work: a
 Hold then notes it in `Seen.cancelled`, and the answer goes nowhere. A call without a script fails with
-FAILED_PRECONDITION, which means a mistake in the test. ModelMetadata and ModelConfig answer from
-`metadata` and `config`; None there is UNIMPLEMENTED, as from a server without that call.
+FAILED_PRECONDITION, which means a mistake in the test. ModelMetadata, ModelConfig and ServerMetadata
+answer from `metadata`, `config` and `about`; None there is UNIMPLEMENTED, as from a server without that call.
 
 Shared memory is registered and unregistered as Triton does it, in words and in status, by name alone:
 nothing is mapped. `refuses` answers instead where it is set, and `busy` regions cannot be unregistered.
@@ -131,6 +131,7 @@ class ScriptedServer:
         self.seen: list[Seen] = []
         self.metadata: Any = None
         self.config: Any = None
+        self.about: Any = None
         self.regions: set[str] = set()
         self.refuses: Fail | None = None
         self.busy = False
@@ -181,6 +182,7 @@ class ScriptedServer:
             {
                 "ModelMetadata": unary(self._metadata),
                 "ModelConfig": unary(self._config),
+                "ServerMetadata": unary(self._about),
                 "ModelInfer": unary(self._infer),
                 "ModelStreamInfer": stream(self._stream),
                 "SystemSharedMemoryRegister": unary(self._register),
@@ -193,6 +195,9 @@ class ScriptedServer:
 
     async def _config(self, _: bytes, context: aio.ServicerContext[Any, Any]) -> bytes:
         return await _told(self.config, context)
+
+    async def _about(self, _: bytes, context: aio.ServicerContext[Any, Any]) -> bytes:
+        return await _told(self.about, context)
 
     async def _register(self, request: bytes, context: aio.ServicerContext[Any, Any]) -> bytes:
         self.registrations += 1

@@ -6,7 +6,8 @@ grpc.aio's own: tritonclient's asyncio client takes three times as long for a 2.
 Inputs that lie in the arena, and outputs of a size known beforehand, are handed over by place where
 the server takes part in that (see `shared_memory.py`). A call with outputs there is never cancelled at
 the server: when its caller goes, it runs on to its end and its answer is dropped, for only at its end is
-it certain that nothing more is written to its slots.
+it certain that nothing more is written to its slots. No other unary call is either, where a cancellation
+may end the server (see `cancelling.py`).
 
 What must never happen here: a call without the caller's deadline or that outlives its caller, but for
 the above; an error of gRPC leaving as itself, an answer whose bytes contradict its shape, or the request
@@ -23,12 +24,14 @@ from typing import Annotated, Literal
 
 import grpc
 from annotated_types import Ge, Gt, Le
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from sidecar.addresses import is_host_port, is_unix
 from sidecar.deadline import Deadline
 from sidecar.errors import SettingsError, UpstreamUnavailable, UpstreamUnimplemented
 from sidecar.stages.deliver import faults
+from sidecar.stages.deliver.cancelling import survives_cancelling
 from sidecar.stages.deliver.shared_memory import Handover, Lender, Loan
 from sidecar.stages.deliver.upstream import Answer, Call, SharedMemory, Signature
 from sidecar.stages.deliver.wire import (
@@ -39,6 +42,7 @@ from sidecar.stages.deliver.wire import (
     lay_request,
     read_answer,
     read_event,
+    read_server,
     read_signature,
 )
 
@@ -70,6 +74,7 @@ class TritonConfig:
     keepalive_s: Annotated[float, Gt(0)] = 330.0
     keepalive_timeout_s: Annotated[float, Gt(0)] = 10.0
     shared_memory: Literal["auto", "off"] = "auto"
+    cancel: Literal["auto", "always", "never"] = "auto"
 
     def __post_init__(self) -> None:
         if not (is_host_port(self.address) or is_unix(self.address)):
@@ -109,6 +114,11 @@ def _ms(seconds: float) -> int:
 _END_S = 1.0
 
 
+# What calls without their callers may hold of inputs in all, and for how long one may go on: a server that has
+# stopped answering must not keep them all. Past either they are cancelled after all. Out of the air.
+_DETACHED_BYTES = 64 * 1024 * 1024
+_DETACHED_S = 60.0
+
 # How long `close` waits for calls that run on without their callers. Out of the air.
 _CLOSE_S = 2.0
 
@@ -140,11 +150,13 @@ class TritonUpstream:
         self._metadata: _Unary = self._channel.unary_unary(f"{SERVICE}ModelMetadata")
         self._model_config: _Unary = self._channel.unary_unary(f"{SERVICE}ModelConfig")
         self._infer: _Unary = self._channel.unary_unary(f"{SERVICE}ModelInfer")
+        self._server_metadata: _Unary = self._channel.unary_unary(f"{SERVICE}ServerMetadata")
         self._stream: _Stream = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
         off = config.shared_memory == "off"
         why = "`triton.shared_memory` is off" if off else "there is no arena"
         self._lender = Lender(None if off else memory, self._channel, why)
-        self._detached: set[asyncio.Task[Answer]] = set()
+        self._cancels = config.cancel == "always"
+        self._detached: dict[asyncio.Task[Answer], int] = {}
         self._detached_total = 0
         self._shared_calls_total = self._raw_calls_total = 0
         self._shared_bytes_total = self._copied_bytes_total = 0
@@ -165,29 +177,37 @@ class TritonUpstream:
         with suppress(UpstreamUnimplemented), self._meaning(model):
             config = await self._model_config(lay_question(model, version), timeout=sooner.remaining_s())
         signature = read_signature(metadata, config, model, version)
+        await self._learn_cancelling(sooner)
         self._lender.described(model)
         await self._lender.ready(sooner)
         return signature
 
     async def infer(self, call: Call, deadline: Deadline) -> Answer:
         """Asks once. Cancelling the awaiting task cancels the call at the server, unless outputs of it are
-        to be written to slots: then it runs on there, without its caller.
+        to be written to slots, or the server might die of that: then it runs on there, without its caller.
         """
         deadline.check("deliver")
         await self._lender.ready(deadline)
         loan = self._lender.lend(call, outputs=True)
-        if not loan.outputs:
+        nbytes = sum(tensor.nbytes for tensor in call.inputs)
+        if loan.outputs:
+            longest = Deadline(None)
+        elif self._cancels or sum(self._detached.values()) + nbytes > _DETACHED_BYTES:
             return await self._ask(call, loan, deadline)
-        asking = asyncio.create_task(self._ask(call, loan, Deadline(None)), name="infer")
+        else:
+            longest = deadline.later(_DETACHED_S)
+        asking = asyncio.create_task(self._ask(call, loan, longest), name="infer")
         try:
-            await asyncio.wait({asking}, timeout=deadline.remaining_s())
+            async with asyncio.timeout(deadline.remaining_s()):
+                return await asyncio.shield(asking)
         except asyncio.CancelledError:
-            self._detach(asking)
+            self._detach(asking, nbytes)
             raise
-        if not asking.done():
-            self._detach(asking)
-            raise faults.of_status(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", call.model)
-        return asking.result()
+        except TimeoutError:
+            self._detach(asking, nbytes)
+            raise faults.of_status(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", call.model
+            ) from None
 
     async def stream(self, call: Call, deadline: Deadline) -> AsyncGenerator[Answer, None]:
         """Asks, and yields every response until the model's last.
@@ -335,14 +355,27 @@ class TritonUpstream:
         self._copied_bytes_total += laid.copied
         return laid.message
 
-    def _detach(self, asking: asyncio.Task[Answer]) -> None:
-        """Lets a call run to its end without its caller."""
+    async def _learn_cancelling(self, deadline: Deadline) -> None:
+        """Asks who the server is, where it hangs on that whether calls are cancelled there."""
+        if self._config.cancel != "auto":
+            return
+        try:
+            told = await self._server_metadata(b"", timeout=deadline.remaining_s())
+            self._cancels = survives_cancelling(*read_server(told))
+        except aio.AioRpcError as error:
+            # Triton has the call.
+            self._cancels = error.code() is grpc.StatusCode.UNIMPLEMENTED
+        except DecodeError:
+            self._cancels = False
+
+    def _detach(self, asking: asyncio.Task[Answer], nbytes: int) -> None:
+        """Lets a call, with so many bytes of inputs, run to its end without its caller."""
         self._detached_total += 1
-        self._detached.add(asking)
+        self._detached[asking] = nbytes
         asking.add_done_callback(self._drop)
 
     def _drop(self, asked: asyncio.Task[Answer]) -> None:
-        self._detached.discard(asked)
+        del self._detached[asked]
         if not asked.cancelled() and asked.exception() is None:
             for slot in asked.result().slots:
                 slot.release()

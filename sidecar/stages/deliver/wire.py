@@ -156,6 +156,12 @@ def lay_question(model: str, version: str) -> bytes:
     return laid
 
 
+def read_server(message: bytes) -> tuple[str, str]:
+    """The name and the version of a serialised ServerMetadataResponse; raises DecodeError where it is none."""
+    told = service_pb2.ServerMetadataResponse.FromString(message)
+    return told.name, told.version
+
+
 def lay_registration(name: str, nbytes: int) -> bytes:
     """A serialised SystemSharedMemoryRegisterRequest of a whole shared-memory object, under its own name."""
     request = service_pb2.SystemSharedMemoryRegisterRequest(

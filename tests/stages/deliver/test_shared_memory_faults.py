@@ -63,7 +63,7 @@ async def server() -> AsyncIterator[ScriptedServer]:
 
 @pytest.fixture
 async def upstream(server: ScriptedServer, bench: Bench) -> AsyncIterator[TritonUpstream]:
-    made = TritonUpstream(TritonConfig(server.address), bench.arena)
+    made = TritonUpstream(TritonConfig(server.address, cancel="always"), bench.arena)
     yield made
     await made.close()
 
@@ -582,7 +582,7 @@ async def test_switched_off_the_server_is_not_even_asked(server: ScriptedServer,
 
 
 async def test_without_an_arena_bytes_are_sent(server: ScriptedServer) -> None:
-    upstream = TritonUpstream(TritonConfig(server.address))
+    upstream = TritonUpstream(TritonConfig(server.address, cancel="always"))
     server.will(says(y=b"1"))
     await upstream.infer(Call("clip", (X,), signature=SIGNATURE), Deadline.after(SOON))
     assert (server.registrations, upstream.handover().reason) == (0, "there is no arena")

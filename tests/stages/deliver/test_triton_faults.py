@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, aclosing
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import pytest
@@ -25,6 +25,7 @@ from sidecar.errors import (
     UpstreamUnimplemented,
 )
 from sidecar.media import DataType, Tensor
+from sidecar.stages.deliver import triton
 from sidecar.stages.deliver.triton import TritonConfig, TritonUpstream
 from sidecar.stages.deliver.upstream import Answer, Call
 from tests.upstream.scripted import Cut, Fail, Hold, Say, ScriptedServer, scripted
@@ -61,7 +62,7 @@ async def server() -> AsyncIterator[ScriptedServer]:
 
 @pytest.fixture
 async def upstream(server: ScriptedServer) -> AsyncIterator[TritonUpstream]:
-    made = TritonUpstream(TritonConfig(server.address))
+    made = TritonUpstream(TritonConfig(server.address, cancel="always"))
     yield made
     await made.close()
 
@@ -159,6 +160,71 @@ async def test_cancelling_the_task_cancels_the_call_at_the_server(
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.wait_for(seen.cancelled.wait(), SOON)
+
+
+@pytest.mark.parametrize(
+    ("cancel", "name", "version", "cancels"),
+    [
+        ("auto", "triton", "2.51.0", False),
+        ("auto", "triton", "2.57.0", True),
+        ("auto", "triton", "of today", False),
+        ("auto", "openvino", "2024.1", True),
+        ("auto", "", "", True),
+        ("never", "openvino", "2024.1", False),
+        ("always", "triton", "2.51.0", True),
+    ],
+)
+@pytest.mark.parametrize("leaves", ["cancelled", "late"])
+async def test_a_call_whose_caller_left_is_cancelled_only_at_a_server_that_lives_through_it(
+    server: ScriptedServer,
+    cancel: Literal["auto", "always", "never"],
+    name: str,
+    version: str,
+    *,
+    cancels: bool,
+    leaves: str,
+) -> None:
+    server.metadata = service_pb2.ModelMetadataResponse(name="clip", versions=["1"])
+    server.about = service_pb2.ServerMetadataResponse(name=name, version=version) if name else None
+    upstream = TritonUpstream(TritonConfig(server.address, cancel=cancel))
+    await upstream.describe("clip", "", Deadline.after(SOON))
+    server.will(Hold(), Say(says(b"old")))
+    late = leaves == "late"
+    asking = asyncio.create_task(upstream.infer(CALL, Deadline.after(0.2 if late else SOON)))
+    seen = await server.arrival()
+    if not late:
+        asking.cancel()
+    with pytest.raises(UpstreamTimeout if late else asyncio.CancelledError):
+        await asking
+    if cancels:
+        await asyncio.wait_for(seen.cancelled.wait(), SOON)
+    else:
+        assert (upstream.handover().detached, upstream.handover().detached_total) == (1, 1)
+        server.release()
+        while upstream.handover().detached:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+        assert not seen.cancelled.is_set()
+    server.will(Say(says(b"new")))
+    assert (await upstream.infer(CALL, Deadline.after(SOON))).outputs[0].data == b"new"
+    await upstream.close()
+
+
+async def test_calls_without_callers_hold_so_much_and_the_next_are_cancelled(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton, "_DETACHED_BYTES", 5)
+    upstream = TritonUpstream(TritonConfig(server.address, cancel="never"))
+    for number in (1, 2):
+        server.will(Hold())
+        asking = asyncio.create_task(upstream.infer(CALL, Deadline.after(SOON)))
+        seen = await server.arrival(number)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    await asyncio.wait_for(seen.cancelled.wait(), SOON)
+    assert (upstream.handover().detached, server.seen[0].cancelled.is_set()) == (1, False)
+    server.release()
+    await upstream.close()
 
 
 async def test_cancelling_the_task_that_reads_a_stream_cancels_it_at_the_server(
