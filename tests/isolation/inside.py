@@ -82,6 +82,13 @@ class Inside:
             }
         return {name: count for name, count in found.items() if count}
 
+    @property
+    def suspects(self) -> int:
+        """Jobs that have lost a worker once and are not answered yet; one more death, and they are refused."""
+        assert isinstance(self.workers, ProcessWorkers)
+        running = [task for worker in self.workers._workers.values() for task in worker.running.values()]
+        return sum(task.strikes > 0 for task in (*running, *self.workers._suspects))
+
     def nothing_left(self) -> None:
         """Fails unless everything was given back, exactly once, without the arena's having to take it."""
         until(lambda: not self.held(), lambda: f"still held: {self.held()}")

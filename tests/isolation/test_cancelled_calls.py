@@ -16,7 +16,8 @@ from inference_client import Client
 from testbed.triton import Triton
 from tests.isolation.inside import CLIP, MIB, Inside, inside, own_memory, picture, trim, until
 
-pytestmark = pytest.mark.triton
+# A minute or more where the machine is busy: of the long suites.
+pytestmark = [pytest.mark.triton, pytest.mark.full]
 
 MODELS = {"clip": CLIP, "accelerator": CLIP}
 SETTINGS = (

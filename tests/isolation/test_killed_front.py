@@ -14,7 +14,8 @@ from testbed.triton import Triton
 from tests.isolation.inside import CLIP, MIB, alive, children, picture, until
 from tests.running import CHECKPOINTS
 
-pytestmark = pytest.mark.triton
+# A minute or more where the machine is busy: of the long suites.
+pytestmark = [pytest.mark.triton, pytest.mark.full]
 
 # From the front's end to the last worker's; the kernel does it within milliseconds.
 GONE_S = 2.0
