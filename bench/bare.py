@@ -27,13 +27,12 @@ def loop(checkpoint: str, pictures: Sequence[str], threads: int, count: int) -> 
     recipe = load_recipe(Path(checkpoint))
     sources = [Source(_bytes(path)) for path in pictures]
     jobs = [(source, probe(source)) for source in sources]
-    target = recipe.decode_target
     numbers = iter(range(count))
 
     def take() -> None:
         for number in numbers:
             source, info = jobs[number % len(jobs)]
-            pack(recipe.transform(decode(source, info, target)), _TYPES)
+            pack(recipe.transform(decode(source, info, recipe.decode_target(info))), _TYPES)
 
     with ThreadPoolExecutor(threads) as pool:
         begun, cpu = time.perf_counter_ns(), time.process_time_ns()

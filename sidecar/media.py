@@ -218,12 +218,17 @@ _ITEMSIZE = {kind: _STORAGE[kind].itemsize if kind in _STORAGE else 0 for kind i
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A tensor's name, type and shape rule: axes without the batch axis, -1 where a length varies."""
+    """A tensor's name, type and shape rule: axes without the batch axis, -1 where a length varies.
+
+    `rows`: the items of a request follow one another along its first axis, which is no item's own; false for
+    one item a row of an axis in front.
+    """
 
     name: str
     data_type: DataType
     shape: tuple[int, ...]
     optional: bool = False
+    rows: bool = False
 
     def admits(self, shape: tuple[int, ...]) -> bool:
         """Whether `shape` (axis lengths, no batch axis) obeys the rule."""
@@ -256,14 +261,49 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Shaped:
-    """What transform leaves for pack: one output of the recipe, not yet in its final type and layout.
+class Looked:
+    """Bytes that stand for values, as they are to lie: element i of `view` becomes table[channel of i, view[i]].
 
-    Either `array` is uint8 [height, width, channels] and `table` is float32 [channels, 256], the value
-    that each channel's byte stands for; pack looks the bytes up and lays the channels outermost.
-    Or `table` is None and `array` is already in its final layout, with only its element type to cast.
+    `view` is uint8 of any shape, with strides of 0 and above, in the order of the output; `channel`
+    is the axis of it that is the colour channel; `table` is float32 [channels, 256].
+    """
+
+    view: npt.NDArray[np.uint8]
+    channel: int
+    table: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """So many elements of nothing: 0 in every type, as processors fill up after they have normalised."""
+
+    count: int
+
+
+Part = Looked | Blank | npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class Shaped:
+    """What transform leaves for pack: one output of the recipe, not yet in its final type.
+
+    `parts` fill `shape` row-major, one behind another; an array among them is in its final layout, with only
+    its element type to cast.
     """
 
     name: str
-    array: npt.NDArray[np.generic]
-    table: npt.NDArray[np.float32] | None = None
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, name: str, array: npt.NDArray[np.generic]) -> Shaped:
+        """An array as it is."""
+        return cls(name, array.shape, (array,))
+
+    @classmethod
+    def channels_first(
+        cls, name: str, pixels: npt.NDArray[np.uint8], table: npt.NDArray[np.float32]
+    ) -> Shaped:
+        """uint8 [height, width, channels] as values [channels, height, width]."""
+        height, width, channels = pixels.shape
+        return cls(name, (channels, height, width), (Looked(pixels.transpose(2, 0, 1), 0, table),))

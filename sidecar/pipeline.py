@@ -30,7 +30,7 @@ from sidecar.errors import (
     UpstreamError,
     WrongModality,
 )
-from sidecar.media import Cost, MediaInfo, Modality, Source, Tensor
+from sidecar.media import Cost, DecodeTarget, MediaInfo, Modality, Source, Tensor
 from sidecar.observe.timings import Stage, Timeline, Timings
 from sidecar.recipes.recipe import Recipe
 from sidecar.stages.admit.cost import predict
@@ -54,6 +54,7 @@ Received = Source | SidecarError
 class Item:
     """One media item on its way: filled in from left to right, or given a problem.
 
+    `target` is what decode is to leave; `tokens` the placeholder tokens of the prompt, where that is known;
     `sizes` foretells the bytes of each output; `inlet` holds its bytes in the arena, where workers are
     processes; `outlets` is where its outputs go, in `berth`.
     """
@@ -61,6 +62,8 @@ class Item:
     timeline: Timeline = field(default_factory=Timeline)
     source: Source | None = None
     info: MediaInfo | None = None
+    target: DecodeTarget | None = None
+    tokens: int | None = None
     cost: Cost | None = None
     sizes: Mapping[str, int] = field(default_factory=dict)
     inlet: Lease | None = None
@@ -258,8 +261,10 @@ class Pipeline:
             item.timeline.add(Stage.PROBE, probe_ns)
             check_label(received, item.info)
             _check_modality(accepted.model, recipe.modality, received, item.info)
-            self._limits.check(received, item.info, recipe.decode_target)
-            item.cost = predict(item.info, recipe.decode_target)
+            item.target = recipe.decode_target(item.info)
+            self._limits.check(received, item.info, item.target)
+            item.cost = predict(item.info, item.target)
+            item.tokens = recipe.tokens(item.info)
             sizes = recipe.output_bytes(item.info, accepted.data_types)
             self._limits.check_output(received, walk.output_bytes, sum(sizes.values()))
             item.sizes = sizes
@@ -329,12 +334,13 @@ class Pipeline:
         recipe, source = _recipe(accepted), _source(item)
         assert item.info is not None  # noqa: S101 - measured before
         assert item.cost is not None  # noqa: S101
-        most = self._limits.max_decoded_bytes(item.info, recipe.decode_target)
+        assert item.target is not None  # noqa: S101
+        most = self._limits.max_decoded_bytes(item.info, item.target)
         job = Job(
             source,
             item.info,
             recipe,
-            replace(recipe.decode_target, max_decoded_bytes=most),
+            replace(item.target, max_decoded_bytes=most),
             accepted.data_types,
             accepted.asked.deadline,
             None if item.inlet is None else item.inlet.offset,

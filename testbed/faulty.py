@@ -11,7 +11,7 @@ import re
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,12 @@ class Faulty:
     exact: bool = True
     steps: tuple[str, ...] = ()
     outputs: tuple[TensorSpec, ...] = (TensorSpec("pixels", DataType.UINT8, (-1, -1, 3)),)
-    decode_target: DecodeTarget = field(default_factory=DecodeTarget)
+
+    def decode_target(self, _info: MediaInfo) -> DecodeTarget:
+        return DecodeTarget()
+
+    def tokens(self, _info: MediaInfo) -> int | None:
+        return None
 
     def accepts(self, output: str, data_type: DataType) -> bool:
         return (output, data_type) == ("pixels", DataType.UINT8)
@@ -54,7 +59,7 @@ class Faulty:
     def transform(self, frames: Frames) -> tuple[Shaped, ...]:
         assert isinstance(frames, Pixels)  # noqa: S101
         _misbehave(int(frames.array[0, 0, 0]), Path(self.gate))
-        return (Shaped("pixels", np.array(frames.array)),)
+        return (Shaped.of("pixels", np.array(frames.array)),)
 
 
 def _misbehave(how: int, gate: Path) -> None:

@@ -5,6 +5,7 @@ Here and nowhere else is it said how a reference is called; tests and `scripts/g
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from pathlib import Path
@@ -66,6 +67,28 @@ PIL_CONFIGS: Final[dict[str, Keys]] = {
     "box": _vit(resample=4),
     "hamming": _vit(resample=5),
 }
+
+
+BACKENDS: Final = {"pil": "Pil", "torchvision": ""}
+"""transformers' backends, and what they add to a class's name."""
+
+
+def reference_outputs(
+    keys: Keys, backend: str, picture: npt.NDArray[np.uint8], **switches: object
+) -> dict[str, npt.NDArray[Any]]:
+    """Everything that a backend's processor with these keys gives for a uint8 [height, width, 3] picture, a
+    batch of one. `switches` are call-time arguments, such as do_normalize=False.
+    """
+    given = processor(json.dumps(keys, sort_keys=True), backend)(
+        picture, input_data_format="channels_last", **switches
+    )
+    return {name: np.asarray(values) for name, values in given.items()}
+
+
+@functools.lru_cache(maxsize=64)
+def processor(keys: str, backend: str) -> Any:  # noqa: ANN401 - transformers is untyped
+    """The processor of a backend for keys given as JSON; torchvision's needs torchvision to have been imported."""
+    return _named(json.loads(keys), BACKENDS[backend])
 
 
 def pil_processor(keys: Keys) -> Any:  # noqa: ANN401 - transformers is untyped

@@ -17,10 +17,16 @@ from sidecar.errors import RecipeError
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`source` names the file, and the section in it where there is one; `values` are its keys."""
+    """`source` names the file, and the section in it where there is one; `values` are its keys.
+
+    `processor` are the keys of the whole processor (the top of processor_config.json) and `model` those of
+    config.json, for what a family has to know of the model around it; None where there is no such file.
+    """
 
     source: str
     values: Mapping[str, object]
+    processor: Config | None = None
+    model: Config | None = None
 
     def flag(self, key: str, default: bool) -> bool:
         value = self._get(key, default)

@@ -9,61 +9,18 @@ model's directory is run.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from sidecar.errors import RecipeError
 from sidecar.media import Modality
 from sidecar.recipes.choice import Choice
-from sidecar.recipes.clip import CLIP
 from sidecar.recipes.config import Config
-from sidecar.recipes.pixels import Defaults, pixel_recipe
+from sidecar.recipes.families import FAMILIES
+from sidecar.recipes.model_types import MODEL_TYPES
 from sidecar.recipes.recipe import Recipe
-from sidecar.recipes.vit import SIGLIP, VIT
-from sidecar.recipes.wav2vec2 import wave_recipe
-from sidecar.recipes.whisper import whisper_recipe
-
-
-def _pixels(defaults: Defaults) -> Callable[[Config, str, Choice], Recipe]:
-    return partial(_pixel_recipe, defaults)
-
-
-def _pixel_recipe(defaults: Defaults, config: Config, processor: str, choice: Choice) -> Recipe:
-    return pixel_recipe(config, processor, defaults, choice)
-
-
-# The families: a processor's class name in transformers, bare of the suffixes Fast and Pil.
-FAMILIES: Final[Mapping[str, Callable[[Config, str, Choice], Recipe]]] = {
-    "CLIPImageProcessor": _pixels(CLIP),
-    "SiglipImageProcessor": _pixels(SIGLIP),
-    "ViTImageProcessor": _pixels(VIT),
-    "Wav2Vec2FeatureExtractor": wave_recipe,
-    "WhisperFeatureExtractor": whisper_recipe,
-}
-
-# transformers' auto classes (5.23), for files that name no type: config.json's model_type -> processor.
-_MODEL_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
-    "CLIPImageProcessor": (
-        "aimv2", "aimv2_vision_model", "altclip", "clip", "florence2", "git", "groupvit", "kosmos-2",
-        "metaclip_2", "mlcd", "vipllava", "xclip",
-    ),
-    "SiglipImageProcessor": ("colpali", "gemma3n", "paligemma", "siglip"),
-    "ViTImageProcessor": (
-        "clipseg", "dinat", "ijepa", "mgp-str", "swiftformer", "swin", "swinv2", "trocr", "vit", "vit_mae",
-        "vit_msn",
-    ),
-    "Wav2Vec2FeatureExtractor": (
-        "data2vec-audio", "hubert", "moonshine", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2",
-        "wav2vec2-bert", "wav2vec2-conformer", "wavlm",
-    ),
-    "WhisperFeatureExtractor": (
-        "audioflamingo3", "glmasr", "qwen2_5_omni", "qwen2_audio", "qwen3_omni_moe", "voxtral", "whisper",
-    ),
-}  # fmt: skip
-_BY_MODEL_TYPE: Final = {model: processor for processor, models in _MODEL_TYPES.items() for model in models}
 
 _NESTED: Final = "processor_config.json"
 _FLAT: Final = "preprocessor_config.json"
@@ -93,6 +50,11 @@ class _Found:
     config: Config
 
     @property
+    def modality(self) -> Modality:
+        """By its family's name."""
+        return Modality.IMAGE if (self.family or "").endswith("ImageProcessor") else Modality.AUDIO
+
+    @property
     def family(self) -> str | None:
         bare = self.processor.removesuffix("Fast").removesuffix("Pil")
         # Before transformers 5, image processors were feature extractors by name.
@@ -103,6 +65,7 @@ class _Found:
 def load_recipe(
     directory: Path,
     *,
+    modality: Modality | None = None,
     reference: str = "auto",
     exact: bool = True,
     resampler: str = "soxr_hq",
@@ -110,14 +73,15 @@ def load_recipe(
 ) -> Recipe:
     """The recipe for the model whose files lie in `directory`.
 
-    `reference`, `exact`, `resampler` and `fast` are as Choice says. Raises RecipeError where a file is missing or
+    `modality` says which of its processors is meant where its files name several; `reference`, `exact`,
+    `resampler` and `fast` are as Choice says. Raises RecipeError where a file is missing or
     is no JSON object, names a processor that is not supported, or holds a value that cannot be followed; and
     where `exact` is wanted and the libraries at hand cannot give it.
     """
     found = _processors(directory)
     families: dict[str, _Found] = {}
     for item in found:
-        if item.family is not None:
+        if item.family is not None and modality in {None, item.modality}:
             families.setdefault(item.family, item)
     if not families:
         named = ", ".join(f"{item.processor} ({item.config.source})" for item in found)
@@ -131,12 +95,18 @@ def load_recipe(
     if len(families) > 1:
         named = " and ".join(f"{family} ({item.config.source})" for family, item in families.items())
         raise RecipeError(
-            f"{directory} describes {named}, and a recipe follows one processor: keep only the section of the"
-            " one that is wanted in a directory of its own",
+            f"{directory} describes {named}, and a recipe follows one processor: say which by"
+            " `modality`, image or audio, and serve both under two names",
             file=directory,
         )
     ((family, item),) = families.items()
-    return FAMILIES[family](item.config, item.processor, Choice(reference, exact, resampler, fast))
+    config = replace(item.config, processor=_beside(directory, _NESTED), model=_beside(directory, _MODEL))
+    return FAMILIES[family](config, item.processor, Choice(reference, exact, resampler, fast))
+
+
+def _beside(directory: Path, name: str) -> Config | None:
+    values = _read(directory / name)
+    return None if values is None else Config(str(directory / name), values)
 
 
 def _processors(directory: Path) -> list[_Found]:
@@ -160,7 +130,7 @@ def _processors(directory: Path) -> list[_Found]:
         else:
             raise config.refusal(kind.type_key, "the name of a processor")
     if not found and unnamed:
-        found.append(_Found(_by_model_type(directory, unnamed[0]), unnamed[0]))
+        found += [_Found(name, unnamed[0]) for name in _by_model_type(directory, unnamed[0])]
     if not found:
         raise RecipeError(
             f"{directory} has no {_FLAT}, and no {_NESTED} with a section"
@@ -184,11 +154,11 @@ def _section(
     return None if flat is None else Config(str(directory / _FLAT), flat)
 
 
-def _by_model_type(directory: Path, config: Config) -> str:
-    """The processor of config.json's model_type, for a file that names none. Raises RecipeError."""
+def _by_model_type(directory: Path, config: Config) -> tuple[str, ...]:
+    """The processors of config.json's model_type, for a file that names none. Raises RecipeError."""
     model = (_read(directory / _MODEL) or {}).get("model_type")
-    processor = _BY_MODEL_TYPE.get(model) if isinstance(model, str) else None
-    if processor is None:
+    processors = MODEL_TYPES.get(model, ()) if isinstance(model, str) else ()
+    if not processors:
         keys = " or ".join(kind.type_key for kind in _KINDS)
         raise RecipeError(
             f"{config.source} names no processor ({keys}), and the model_type in {_MODEL} beside it is"
@@ -196,9 +166,9 @@ def _by_model_type(directory: Path, config: Config) -> str:
             file=config.source,
             key="model_type",
             value=json.dumps(model),
-            allowed=", ".join(_BY_MODEL_TYPE),
+            allowed=", ".join(MODEL_TYPES),
         )
-    return processor
+    return processors
 
 
 def _read(path: Path) -> dict[str, object] | None:

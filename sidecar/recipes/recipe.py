@@ -33,8 +33,17 @@ class Recipe(Protocol):
     def steps(self) -> tuple[str, ...]: ...
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...
-    @property
-    def decode_target(self) -> DecodeTarget: ...
+
+    def decode_target(self, info: MediaInfo) -> DecodeTarget:
+        """What decode must leave of media with these facts."""
+        ...
+
+    def tokens(self, info: MediaInfo) -> int | None:
+        """How many placeholder tokens media with these facts takes in the prompt, from its header alone.
+
+        None where the model has none, or its files do not tell.
+        """
+        ...
 
     def accepts(self, output: str, data_type: DataType) -> bool:
         """Whether pack can give the output in that type (UINT8: bare pixels, normalised by the model)."""

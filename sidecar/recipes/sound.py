@@ -63,6 +63,11 @@ class SoundRecipe:
     def reference(self) -> str:
         return "numpy"
 
+    def tokens(self, info: MediaInfo) -> int | None:
+        """Not told by the processors here."""
+        seconds_of(info, self.processor)
+        return None
+
     def accepts(self, output: str, data_type: DataType) -> bool:
         if output == MASK:
             return self.mask and data_type in MASKS
@@ -76,12 +81,12 @@ class SoundRecipe:
 
     def _shaped(self, values: npt.NDArray[np.float32], heard: int) -> tuple[Shaped, ...]:
         """The outputs themselves; of the mask the first `heard` elements are ones, the rest zeros."""
-        shaped = Shaped(self.OUTPUT, values)
+        shaped = Shaped.of(self.OUTPUT, values)
         if not self.mask:
             return (shaped,)
         mask = np.zeros(values.shape[-1], np.int32)
         mask[:heard] = 1
-        return shaped, Shaped(MASK, mask)
+        return shaped, Shaped.of(MASK, mask)
 
     def _bytes_of(self, rows: int, length: int, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
         """Bytes of values [rows, length] and of the mask, in the types named by output."""

@@ -649,16 +649,42 @@ def pick(source: Bytes, stride: int, rows: Indexes, columns: Indexes, out: Bytes
 
 
 @_kernel
-def look_up(pixels: Bytes, table: npt.NDArray[np.generic], out: npt.NDArray[np.generic]) -> None:
-    """out[c, i] = table[c, pixels[i, c]]: any number of channels, elements of any one type.
+def look_up(  # noqa: PLR0917 - numba passes by place
+    source: Bytes,
+    table: npt.NDArray[np.generic],
+    out: npt.NDArray[np.generic],
+    lengths: Indexes,
+    steps: Indexes,
+    out_steps: Indexes,
+) -> None:
+    """Elements of any one type for bytes: out[at of i] = table[channel of i, source[at of i]].
 
-    A channel after the other: measured faster than all of them a pixel (0.12 ms against 0.16 at 448x448).
+    The index i runs over `lengths`, the channel first, and lies at the sum of i * steps in `source`, of
+    i * out_steps in `out`, both counted in elements; there are at least two axes. A channel after the other:
+    measured faster than all of them a pixel (0.12 ms against 0.16 at 448x448).
     """
-    count, channels = pixels.shape
-    for channel in range(channels):
-        values, plane = table[channel], out[channel]
-        for place in range(count):
-            plane[place] = values[pixels[place, channel]]
+    last = lengths.size - 1
+    length, step, out_step = lengths[last], steps[last], out_steps[last]
+    rows = 1
+    for axis in range(1, last):
+        rows *= lengths[axis]
+    index = np.zeros(lengths.size, np.int64)
+    for channel in range(lengths[0]):
+        values = table[channel]
+        at, to = channel * steps[0], channel * out_steps[0]
+        for _ in range(rows):
+            for place in range(length):
+                out[to + out_step * place] = values[source[at + step * place]]
+            for back in range(1, last):
+                axis = last - back
+                index[axis] += 1
+                at += steps[axis]
+                to += out_steps[axis]
+                if index[axis] < lengths[axis]:
+                    break
+                at -= steps[axis] * lengths[axis]
+                to -= out_steps[axis] * lengths[axis]
+                index[axis] = 0
 
 
 def sealed(array: npt.NDArray[_Element]) -> npt.NDArray[_Element]:
@@ -677,13 +703,13 @@ def warm() -> None:
     with suppress(OSError):
         resized_axis(2, 2.0, 1, 0, 1, _BOX, True, False)
     axis = resized_axis(2, 2.0, 1, 0, 1, _BOX, True, False)
+    walk = (np.ones(2, np.int64),) * 3
     calls: tuple[tuple[Callable[..., object], tuple[object, ...]], ...] = (
         (resize, (sealed(line), 6, ACROSS_DOWN, axis, axis, line.copy())),
         (pick, (sealed(line), 3, np.zeros(1, np.int64), np.zeros(1, np.int64), line.copy())),
         *(
-            (look_up, (sealed(line[:CHANNELS].reshape(1, CHANNELS)), table, np.zeros((CHANNELS, 1), kind)))
+            (look_up, (sealed(line), sealed(np.zeros((1, 256), kind)), np.zeros(1, kind), *walk))
             for kind in (np.uint8, np.uint16, np.uint32)
-            for table in (sealed(np.zeros((CHANNELS, 256), kind)),)
         ),
     )
     for kernel, arguments in calls:

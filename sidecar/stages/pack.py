@@ -1,20 +1,21 @@
 """Shaped arrays to dense tensors in their final type and layout, each element written once.
 
-Bytes with a value table are looked up, moved from height-width-channel to channel-height-width and cast in
-one pass, straight into the buffers that the caller owns (or into ones made here). The cast is applied to the
-256 entries of the table, never to the pixels. Pack does not check that a type fits the model: the recipe's
-`accepts` was asked at start.
+Bytes with a value table are looked up, moved to where the model wants them and cast in one pass, straight
+into the buffers that the caller owns (or into ones made here). The cast is applied to the 256 entries of the
+table, never to the pixels. Pack does not check that a type fits the model: the recipe's `accepts` was asked
+at start.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.media import DataType, Shaped, Tensor
+from sidecar.media import Blank, DataType, Looked, Part, Shaped, Tensor
 from sidecar.stages.kernels import look_up, sealed
 
 _BARE = np.arange(256, dtype=np.uint8)
@@ -31,44 +32,81 @@ def pack(
     """One tensor a Shaped, in the same order, in the types that `data_types` names by output.
 
     `out` has a writable buffer for each output, of at least its `packed_bytes`, at whose start its tensor
-    then lies; None makes them. An output with a value table comes out as [channels, height, width]; UINT8
-    with a table is the bare bytes (the model normalises). FP16 is rounded as numpy casts, BF16 to the
-    nearest, ties to even, and kept as uint16 bits.
+    then lies; None makes them. UINT8 with a table is the bare bytes (the model normalises). FP16 is rounded as
+    numpy casts, BF16 to the nearest, ties to even, and kept as uint16 bits.
     """
     tensors = []
     for item in shaped:
-        data_type = data_types[item.name]
-        shape, nbytes = _shape(item), _nbytes(item, data_type)
+        data_type, nbytes = data_types[item.name], _nbytes(item, data_types[item.name])
         data = memoryview(bytearray(nbytes)) if out is None else out[item.name][:nbytes]
-        _write(item, data_type, np.ndarray(shape, data_type.storage, data))
-        tensors.append(Tensor(item.name, data_type, shape, data))
+        target = np.frombuffer(data, data_type.storage)
+        for part in item.parts:
+            count = _elements(part)
+            _write(part, data_type, target[:count])
+            target = target[count:]
+        tensors.append(Tensor(item.name, data_type, item.shape, data))
     return tuple(tensors)
 
 
-def _shape(item: Shaped) -> tuple[int, ...]:
-    if item.table is None:
-        return item.array.shape
-    height, width, channels = item.array.shape
-    return channels, height, width
-
-
 def _nbytes(item: Shaped, data_type: DataType) -> int:
-    return item.array.size * data_type.itemsize
+    return math.prod(item.shape) * data_type.itemsize
 
 
-def _write(item: Shaped, data_type: DataType, target: npt.NDArray[Any]) -> None:
-    if item.table is None:
-        target[...] = _cast(item.array, data_type)
-        return
-    channels = len(item.table)
-    table = np.tile(_BARE, (channels, 1)) if data_type is DataType.UINT8 else _cast(item.table, data_type)
+def _elements(part: Part) -> int:
+    match part:
+        case Looked(view):
+            return view.size
+        case Blank(count):
+            return count
+        case _:
+            return part.size
+
+
+def _write(part: Part, data_type: DataType, target: npt.NDArray[Any]) -> None:
+    """Fills `target`, one axis of as many elements as the part has."""
+    match part:
+        case Looked():
+            _look_up(part, data_type, target)
+        case Blank():
+            target[:] = 0
+        case _:
+            target.reshape(part.shape)[...] = _cast(part, data_type)
+
+
+def _look_up(part: Looked, data_type: DataType, target: npt.NDArray[Any]) -> None:
+    table = (
+        np.tile(_BARE, (len(part.table), 1)) if data_type is DataType.UINT8 else _cast(part.table, data_type)
+    )
     # Elements are moved and never read, so types of one width share a kernel.
     bits = np.dtype(f"u{data_type.itemsize}")
-    look_up(
-        sealed(np.ascontiguousarray(item.array).view(np.uint8).reshape(-1, channels)),
-        sealed(table.view(bits)),
-        target.view(bits).reshape(channels, -1),
-    )
+    if part.view.size:
+        look_up(
+            _flat(part.view), sealed(table.view(bits)), target.view(bits), *_walk(part.view, part.channel)
+        )
+
+
+def _flat(view: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The memory from a view's first element to its last, read-only. Its strides must not be negative."""
+    reach = 1 + sum((length - 1) * step for length, step in zip(view.shape, view.strides, strict=True))
+    return np.lib.stride_tricks.as_strided(view, (reach,), (1,), writeable=False)
+
+
+def _walk(view: npt.NDArray[np.uint8], channel: int) -> tuple[npt.NDArray[np.int64], ...]:
+    """Lengths, steps in the view and steps in the output, by axis, the channel first.
+
+    Axes that follow one another in both memories become one, so that the innermost loop is long.
+    """
+    steps = [math.prod(view.shape[axis + 1 :]) for axis in range(view.ndim)]
+    axes = list(zip(view.shape, view.strides, steps, strict=True))
+    first = axes.pop(channel)
+    joined: list[tuple[int, int, int]] = []
+    for length, step, out_step in axes:
+        if joined and joined[-1][1:] == (length * step, length * out_step):
+            joined[-1] = (joined[-1][0] * length, step, out_step)
+        elif length > 1:
+            joined.append((length, step, out_step))
+    lengths, inner, outer = zip(first, *(joined or [(1, 1, 1)]), strict=True)
+    return np.array(lengths, np.int64), np.array(inner, np.int64), np.array(outer, np.int64)
 
 
 def _cast(array: npt.NDArray[Any], data_type: DataType) -> npt.NDArray[Any]:

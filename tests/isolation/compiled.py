@@ -47,7 +47,8 @@ def main() -> dict[str, Any]:
             types = {output.name: output.data_type for output in recipe.outputs}
             for data in pictures:
                 source = Source(data)
-                done = work(Job(source, probe(source), recipe, recipe.decode_target, types, Deadline(None)))
+                info = probe(source)
+                done = work(Job(source, info, recipe, recipe.decode_target(info), types, Deadline(None)))
                 assert done.problem is None, done.problem
     return {name: found for name, found in compiled().items() if found != before.get(name)}
 

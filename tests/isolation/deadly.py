@@ -56,9 +56,11 @@ class Deadly:
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self.recipe.outputs
 
-    @property
-    def decode_target(self) -> DecodeTarget:
-        return self.recipe.decode_target
+    def decode_target(self, info: MediaInfo) -> DecodeTarget:
+        return self.recipe.decode_target(info)
+
+    def tokens(self, info: MediaInfo) -> int | None:
+        return self.recipe.tokens(info)
 
     def accepts(self, output: str, data_type: DataType) -> bool:
         return self.recipe.accepts(output, data_type)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from scripts.model_types import pairs
 from sidecar.errors import InternalError, MediaTooLarge, RecipeError
 from sidecar.media import AudioInfo, DataType, DecodeTarget, ImageInfo, Modality, Pixels, Samples, TensorSpec
-from sidecar.recipes.loader import _BY_MODEL_TYPE, FAMILIES, load_recipe
-from sidecar.recipes.pixels import PixelRecipe
+from sidecar.recipes.families import FAMILIES
+from sidecar.recipes.images.plain import PlainRecipe
+from sidecar.recipes.loader import load_recipe
+from sidecar.recipes.model_types import MODEL_TYPES
 from sidecar.recipes.recipe import Recipe
-from sidecar.recipes.whisper import WhisperRecipe
+from sidecar.recipes.sounds.whisper import WhisperRecipe
 from sidecar.stages.pack import pack
 from sidecar.stages.transform.geometry import Fixed, ShortestEdge
 from testbed.parity import CHECKPOINTS
@@ -25,6 +27,8 @@ from testbed.parity import CHECKPOINTS
 CLIP = {"image_processor_type": "CLIPImageProcessor"}
 WHISPER = {"feature_extractor_type": "WhisperFeatureExtractor"}
 WAV2VEC2 = {"feature_extractor_type": "Wav2Vec2FeatureExtractor"}
+
+SOUND = AudioInfo("wav", 1, "pcm_s16le", 16_000, 1, 1.0)
 
 Write = Callable[..., Path]
 
@@ -42,9 +46,9 @@ def model(tmp_path: Path) -> Write:
     return write
 
 
-def pixel_recipe(directory: Path, **choice: Any) -> PixelRecipe:
+def pixel_recipe(directory: Path, **choice: Any) -> PlainRecipe:
     recipe = load_recipe(directory, **choice)
-    assert isinstance(recipe, PixelRecipe)
+    assert isinstance(recipe, PlainRecipe)
     return recipe
 
 
@@ -172,12 +176,7 @@ def test_a_file_without_a_type_is_read_by_the_models_type(model: Write) -> None:
 
 
 def test_our_table_of_model_types_is_transformers_own() -> None:
-    auto = "transformers.models.auto"
-    sounds = import_module(f"{auto}.feature_extraction_auto").FEATURE_EXTRACTOR_MAPPING_NAMES
-    images = import_module(f"{auto}.image_processing_auto").IMAGE_PROCESSOR_MAPPING_NAMES
-    pairs = {*sounds.items(), *((model, backends.get("torchvision")) for model, backends in images.items())}
-    expected = {(model, processor) for model, processor in pairs if processor in FAMILIES}
-    assert expected == set(_BY_MODEL_TYPE.items())
+    assert pairs() == MODEL_TYPES, "run scripts/model_types.py"
 
 
 def test_an_unknown_processor_is_answered_with_the_supported_ones(model: Write) -> None:
@@ -316,7 +315,7 @@ def test_keys_that_the_processor_ignores_are_listed(model: Write) -> None:
     recipe = pixel_recipe(
         model(preprocessor_config={**CLIP, "do_dance": False, "vision_feature": 3, "size": 8})
     )
-    assert recipe.ignored == ("do_dance", "vision_feature")
+    assert recipe.common.ignored == ("do_dance", "vision_feature")
     assert recipe.steps[-1] == "ignored keys of the file: do_dance, vision_feature"
 
 
@@ -348,9 +347,9 @@ def test_images_are_taken_in_four_types_and_sounds_in_three() -> None:
 def test_swresample_is_left_to_decode(model: Write) -> None:
     directory = model(preprocessor_config=WHISPER)
     swresample = load_recipe(directory, resampler="swresample")
-    assert swresample.decode_target == DecodeTarget(rate=16_000, max_seconds=31)
-    assert load_recipe(directory).decode_target == DecodeTarget(max_seconds=31)
-    assert load_recipe(CHECKPOINTS / "wav2vec2-base-960h").decode_target == DecodeTarget()
+    assert swresample.decode_target(SOUND) == DecodeTarget(rate=16_000, max_seconds=31)
+    assert load_recipe(directory).decode_target(SOUND) == DecodeTarget(max_seconds=31)
+    assert load_recipe(CHECKPOINTS / "wav2vec2-base-960h").decode_target(SOUND) == DecodeTarget()
 
 
 def photo(width: int, height: int, orientation: int = 1) -> ImageInfo:
@@ -379,7 +378,7 @@ def test_output_bytes_are_what_transform_leaves(model: Write) -> None:
         "pixel_values": 4 * 3 * 448 * 224
     }
     (shaped,) = uncropped.transform(Pixels(np.zeros((448, 224, 3), np.uint8)))
-    assert shaped.array.shape == (448, 224, 3)
+    assert shaped.shape == (3, 448, 224)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def job() -> Job:
         Source(ARENA[4096:4101], "image/jpeg", "item 2 (cat.jpg)"),
         INFO,
         CLIP,
-        CLIP.decode_target,
+        CLIP.decode_target(INFO),
         {"pixel_values": DataType.FP16},
         Deadline(77),
         4096,

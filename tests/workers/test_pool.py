@@ -51,7 +51,12 @@ class Held:
     exact: bool = True
     steps: tuple[str, ...] = ()
     outputs: tuple[TensorSpec, ...] = (TensorSpec("pixels", DataType.UINT8, (-1, -1, 3)),)
-    decode_target: DecodeTarget = field(default_factory=DecodeTarget)
+
+    def decode_target(self, _info: MediaInfo) -> DecodeTarget:
+        return DecodeTarget()
+
+    def tokens(self, _info: MediaInfo) -> int | None:
+        return None
 
     def accepts(self, output: str, data_type: DataType) -> bool:
         return (output, data_type) == ("pixels", DataType.UINT8)
@@ -63,7 +68,7 @@ class Held:
         assert isinstance(frames, Pixels)
         self.begun.set()
         assert self.let_go.wait(30)
-        return (Shaped("pixels", frames.array),)
+        return (Shaped.of("pixels", frames.array),)
 
 
 def free() -> Held:

@@ -56,8 +56,7 @@ class WaveRecipe(sound.SoundRecipe):
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self._specs((-1,))
 
-    @property
-    def decode_target(self) -> DecodeTarget:
+    def decode_target(self, _info: MediaInfo) -> DecodeTarget:
         return sound.decode_target(self.resampler, self.rate)
 
     def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
@@ -84,3 +83,7 @@ def wave_recipe(config: Config, processor: str, choice: Choice) -> WaveRecipe:
         rate=config.integer("sampling_rate", 16_000),
         normalize=config.flag("do_normalize", True),
     )
+
+
+PROCESSORS: Final = {"Wav2Vec2FeatureExtractor": wave_recipe}
+"""The classes of this family by name, each with what makes its recipe."""

@@ -67,8 +67,7 @@ class WhisperRecipe(sound.SoundRecipe):
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self._specs((self.mel.bands, self._frames))
 
-    @property
-    def decode_target(self) -> DecodeTarget:
+    def decode_target(self, _info: MediaInfo) -> DecodeTarget:
         return sound.decode_target(self.resampler, self.mel.rate, self.length / self.mel.rate)
 
     def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
@@ -116,3 +115,7 @@ def whisper_recipe(config: Config, processor: str, choice: Choice) -> WhisperRec
         length=length,
         padding_value=config.number("padding_value", 0.0),
     )
+
+
+PROCESSORS: Final = {"WhisperFeatureExtractor": whisper_recipe}
+"""The classes of this family by name, each with what makes its recipe."""
