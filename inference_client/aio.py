@@ -177,6 +177,14 @@ class AsyncClient:
         """One model: what it takes and gives, and how its media is prepared."""
         return await self._send(self._calls.model(name), self._until(timeout))
 
+    async def placeholder_tokens(
+        self, model: str, sizes: Sequence[tuple[int, int]], *, timeout: float | None = None
+    ) -> list[int]:
+        """How many placeholder tokens pictures of these (width, height) take in the model's prompt, by their
+        sizes alone; empty where the model has none, or its files do not tell.
+        """
+        return await self._send(self._calls.placeholder_tokens(model, sizes), self._until(timeout))
+
     async def close(self) -> None:
         """Closes the connection; calls under way end as CallCancelled."""
         self._closed = True

@@ -204,6 +204,11 @@ class Calls:
     def model(self, name: str) -> Call[Model]:
         return Call("GetModel", name, preprocessor_pb2.GetModelRequest(model=name), _read_model)
 
+    def placeholder_tokens(self, name: str, sizes: Sequence[tuple[int, int]]) -> Call[list[int]]:
+        asked = [preprocessor_pb2.PictureSize(width=width, height=height) for width, height in sizes]
+        request = preprocessor_pb2.GetModelRequest(model=name, sizes=asked)
+        return Call("GetModel", name, request, _read_tokens)
+
     def must_learn(self, model: str, inputs: Mapping[str, InputValue] | None) -> bool:
         """Whether the model's declaration is needed for these inputs and not known yet."""
         return bool(inputs) and model not in self._inputs
@@ -290,6 +295,10 @@ def _parameter(name: str, value: ParameterValue) -> preprocessor_pb2.Parameter:
             return preprocessor_pb2.Parameter(string_value=value)
         case _:
             raise TypeError(f"parameter {name!r} is a bool, int, float or str; found {type(value).__name__}")
+
+
+def _read_tokens(reply: preprocessor_pb2.GetModelResponse) -> list[int]:
+    return list(reply.placeholder_tokens)
 
 
 def _read_model(reply: preprocessor_pb2.GetModelResponse) -> Model:

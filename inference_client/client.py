@@ -185,6 +185,14 @@ class Client:
         """One model: what it takes and gives, and how its media is prepared."""
         return self._send(self._calls.model(name), self._until(timeout))
 
+    def placeholder_tokens(
+        self, model: str, sizes: Sequence[tuple[int, int]], *, timeout: float | None = None
+    ) -> list[int]:
+        """How many placeholder tokens pictures of these (width, height) take in the model's prompt, by their
+        sizes alone; empty where the model has none, or its files do not tell.
+        """
+        return self._send(self._calls.placeholder_tokens(model, sizes), self._until(timeout))
+
     def close(self) -> None:
         """Closes the connection; calls under way end as CallCancelled."""
         self._stub = None

@@ -210,6 +210,7 @@ def _prepared(item: media_pb2.ItemResult, request_id: str) -> Prepared:
         cost=cost(item.cost),
         problem=_problem(item),
         request_id=request_id,
+        placeholder_tokens=_tokens(item),
     )
 
 
@@ -221,9 +222,14 @@ def _inference(item: media_pb2.ItemResult, reply: preprocessor_pb2.InferResponse
         cost=cost(item.cost),
         problem=_problem(item),
         request_id=reply.request_id,
+        placeholder_tokens=_tokens(item),
         model=reply.upstream_model,
         version=reply.upstream_version,
     )
+
+
+def _tokens(item: media_pb2.ItemResult) -> int | None:
+    return item.placeholder_tokens if item.HasField("placeholder_tokens") else None
 
 
 def _info(item: media_pb2.ItemResult) -> MediaInfo | None:

@@ -159,7 +159,8 @@ class ItemResult(WithTensors):
 
     `info` is None when not even the header could be read. `times` are the whole call's where one item
     was asked for alone; in a batch they are the item's own, and `receive`, `deliver` and `respond`,
-    which belong to the call, are 0.
+    which belong to the call, are 0. `placeholder_tokens`: how many it takes in the model's prompt, None where
+    the model has none or its files do not tell.
     """
 
     info: MediaInfo | None
@@ -167,6 +168,7 @@ class ItemResult(WithTensors):
     cost: Cost
     problem: SidecarError | None = None
     request_id: str = ""
+    placeholder_tokens: int | None = None
 
     def raise_for_problem(self) -> Self:
         """Raises the item's problem if it has one; gives the result itself otherwise."""

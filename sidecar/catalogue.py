@@ -26,6 +26,7 @@ from sidecar.errors import (
     UpstreamModelMissing,
     UpstreamUnavailable,
 )
+from sidecar.media import Modality
 from sidecar.recipes.loader import load_recipe
 from sidecar.recipes.recipe import Recipe
 from sidecar.stages.deliver.bindings import Binding, Grouping, bind
@@ -43,7 +44,9 @@ class ModelConfig:
     """What the operator says of one model.
 
     `recipe` is the directory with the model's preprocessor_config.json, None for a model that takes no
-    media; `reference`, `exact`, `resampler` and `fast` are handed to the recipe's loader; `upstream` is the
+    media; `reference` and `resampler` are handed to the recipe's loader. `mode` "exact" promises the
+    reference's bits and refuses to start where they cannot be had; "fast" decodes large JPEGs smaller, and is
+    near them. `modality` says which processor is meant where the model's files name two. `upstream` is the
     model's name on the model server (empty: the same), `version` its version there (empty: the
     server's choice); `renames` maps a recipe's output to the model's input where names do not tell;
     `grouping` says how items become inferences; `max_items` bounds the items of a request (0: as
@@ -52,9 +55,9 @@ class ModelConfig:
 
     recipe: Path | None = None
     reference: Literal["auto", "pil", "torchvision"] = "auto"
-    exact: bool = True
+    mode: Literal["exact", "fast"] = "exact"
+    modality: Literal["auto", "image", "audio"] = "auto"
     resampler: Literal["soxr_hq", "swresample"] = "soxr_hq"
-    fast: bool = False
     upstream: str = ""
     version: str = ""
     renames: Mapping[str, str] = field(default_factory=dict)
@@ -202,9 +205,10 @@ def _load(name: str, config: ModelConfig, *, has_upstream: bool) -> ServedModel:
             recipe = load_recipe(
                 config.recipe,
                 reference=config.reference,
-                exact=config.exact,
+                modality=None if config.modality == "auto" else Modality(config.modality),
+                exact=config.mode == "exact",
                 resampler=config.resampler,
-                fast=config.fast,
+                fast=config.mode == "fast",
             )
         except RecipeError as error:
             raise error.of(f"model {name!r}") from error

@@ -7,13 +7,20 @@ taken. What passes is `Accepted`, and every later step may rely on what was chec
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sidecar.catalogue import ModelState, ServedModel
 from sidecar.deadline import Deadline
-from sidecar.errors import InvalidRequest, UpstreamUnavailable, WrongItemCount, WrongModality, WrongStream
-from sidecar.media import DataType, Modality, Tensor
+from sidecar.errors import (
+    InvalidRequest,
+    SidecarError,
+    UpstreamUnavailable,
+    WrongItemCount,
+    WrongModality,
+    WrongStream,
+)
+from sidecar.media import DataType, ImageInfo, Modality, Tensor
 from sidecar.recipes.recipe import Recipe
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.bindings import Binding, Grouping
@@ -102,6 +109,27 @@ def accept(asked: Asked, model: ServedModel, *, has_model_server: bool, limits: 
     delivery = None if asked.verb is Verb.PREPROCESS else _delivery(asked, model)
     data_types = _data_types(asked, model, has_model_server=has_model_server)
     return Accepted(asked, model, data_types, delivery)
+
+
+def placeholder_tokens(model: ServedModel, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """How many placeholder tokens pictures of these upright (width, height) take; nothing where it is not known.
+
+    Raises WrongModality for a model without pictures, and what the model's own processor refuses a size with.
+    """
+    if not sizes:
+        return ()
+    if model.recipe is None or model.recipe.modality is not Modality.IMAGE:
+        raise WrongModality(
+            f"model {model.name!r} takes no pictures, and the request asks about sizes of some: leave them out",
+            model=model.name,
+        )
+    found = []
+    for width, height in sizes:
+        try:
+            found.append(model.recipe.tokens(ImageInfo("", 0, width, height, "RGB")))
+        except SidecarError as error:
+            raise error.of(f"size {width}x{height}") from error
+    return tuple(count for count in found if count is not None)
 
 
 def _delivery(asked: Asked, model: ServedModel) -> Delivery:

@@ -283,7 +283,8 @@ class Pipeline:
         good = [item for item in walk.items if item.problem is None]
         if not good:
             return
-        layout = lay_out([item.sizes for item in good])
+        joined = {output.name for output in _recipe(accepted).outputs if output.rows}
+        layout = lay_out([item.sizes for item in good], joined)
         sizes = [max(1, layout.total), *self._inlets(good)]
         with _measured(good, Stage.ADMIT):
             leases = await self._arena.take(sizes, accepted.asked.deadline)

@@ -23,6 +23,7 @@ CHECKPOINTS = {
     "whisper_v3": "whisper-large-v3",
     "wav2vec2": "wav2vec2-base-960h",
     "together": _CLIP,
+    "qwen2_vl": "qwen2-vl-2b-instruct",
     "prompted": _CLIP,
     "accelerator": _CLIP,
     "failing": _CLIP,
@@ -40,6 +41,7 @@ UPSTREAMS = {
     "whisper_v3": "checksum_mel128",
     "wav2vec2": "checksum_audio",
     "together": "checksum_together",
+    "qwen2_vl": "patches",
     "prompted": "checksum_prompted",
     "echo": "echo",
 }

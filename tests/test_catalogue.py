@@ -108,7 +108,7 @@ def test_an_unknown_model_is_told_which_there_are() -> None:
 
 
 def test_what_the_operator_chose_reaches_the_recipe() -> None:
-    catalogue = Catalogue({"clip": CLIP, "fast": replace(CLIP, fast=True)}, None)
+    catalogue = Catalogue({"clip": CLIP, "fast": replace(CLIP, mode="fast")}, None)
     recipes = [catalogue.get(name).recipe for name in ("clip", "fast")]
     assert [recipe.exact for recipe in recipes if recipe is not None] == [True, False]
 

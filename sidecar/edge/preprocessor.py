@@ -20,7 +20,7 @@ from sidecar.catalogue import Catalogue
 from sidecar.deadline import Deadline
 from sidecar.edge import payloads, receive, respond
 from sidecar.edge.around import Context
-from sidecar.entry import Accepted, Verb
+from sidecar.entry import Accepted, Verb, placeholder_tokens
 from sidecar.errors import CallCancelled
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.timings import Stage
@@ -106,7 +106,11 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         return pb.ListModelsResponse(models=[respond.model(model) for model in self._catalogue.all()])
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:  # noqa: ARG002, N802 - the contract's
-        return pb.GetModelResponse(model=respond.model(self._catalogue.get(request.model)))
+        served = self._catalogue.get(request.model)
+        sizes = receive.sizes(request)
+        return pb.GetModelResponse(
+            model=respond.model(served), placeholder_tokens=placeholder_tokens(served, sizes)
+        )
 
     @contextmanager
     def _visit(self, verb: Verb, request: receive.RequestMessage, context: Context) -> Iterator[_Visit]:

@@ -73,6 +73,28 @@ class UploadRoom:
         self.held -= count
 
 
+# A message of them stays far below a page of replies; out of the air.
+_MOST_SIZES = 1024
+
+
+def sizes(message: preprocessor_pb2.GetModelRequest) -> tuple[tuple[int, int], ...]:
+    """The (width, height) asked about. Raises InvalidRequest where there are too many, or a side is none."""
+    if len(message.sizes) > _MOST_SIZES:
+        raise InvalidRequest(
+            f"the request asks about {len(message.sizes)} sizes, and at most {_MOST_SIZES} are taken at once",
+            field="sizes",
+            found=len(message.sizes),
+            allowed=_MOST_SIZES,
+        )
+    for place, size in enumerate(message.sizes):
+        if not (size.width and size.height):
+            raise InvalidRequest(
+                f"size {place} is {size.width}x{size.height}: both sides must be at least 1 pixel",
+                field=f"sizes[{place}]",
+            )
+    return tuple((size.width, size.height) for size in message.sizes)
+
+
 def asked(verb: Verb, message: RequestMessage, deadline: Deadline) -> Asked:
     """What is asked, all but the media. Raises InvalidRequest where the message is malformed."""
     if not message.model:

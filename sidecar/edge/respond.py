@@ -232,6 +232,8 @@ def _item_result(item: Item) -> media_pb2.ItemResult:
         result.problem.CopyFrom(problem(item.problem))
     if item.info is not None:
         result.info.CopyFrom(media_info(item.info))
+    if item.tokens is not None:
+        result.placeholder_tokens = item.tokens
     if item.times is not None:
         result.times.CopyFrom(stage_times(item.times))
     return result

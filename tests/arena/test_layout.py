@@ -36,3 +36,9 @@ def test_rows_of_equal_size_follow_one_another_without_a_gap(count: int, row: di
 
 def test_rows_of_differing_size_begin_on_lines_of_their_own() -> None:
     assert [row["a"] % ALIGNMENT for row in lay_out([{"a": 3}, {"a": 5}, {"a": 7}]).rows] == [0, 0, 0]
+
+
+def test_rows_that_are_joined_follow_one_another_whatever_their_size() -> None:
+    layout = lay_out([{"a": 3, "b": 4}, {"a": 5, "b": 4}, {"a": 7, "b": 4}], {"a"})
+    assert [row["a"] for row in layout.rows] == [0, 3, 8]
+    assert layout.rows[0]["b"] % ALIGNMENT == 0

@@ -282,6 +282,15 @@ async def test_models_are_told_in_full(caller: Any, server: ScriptedServer) -> N
     assert server.request("GetModel").model == "clip"
 
 
+async def test_placeholder_tokens_are_asked_for_by_size(caller: Any, server: ScriptedServer) -> None:
+    server.will("GetModel", preprocessor_pb2.GetModelResponse(placeholder_tokens=[64, 391]))
+    assert await caller.call("placeholder_tokens", "qwen", [(224, 224), (640, 480)]) == [64, 391]
+    assert [(size.width, size.height) for size in server.request("GetModel").sizes] == [
+        (224, 224),
+        (640, 480),
+    ]
+
+
 async def test_a_model_that_cannot_be_asked_says_why_as_an_error(caller: Any, server: ScriptedServer) -> None:
     problem = media_pb2.Problem(code=5, reason="UPSTREAM_MODEL_MISSING", message="load it", retryable=False)
     missing = preprocessor_pb2.Model(name="m", state=preprocessor_pb2.MODEL_STATE_MISSING, problem=problem)

@@ -150,6 +150,10 @@ class ScriptedServer:
         """Puts the script of one more inference at the end."""
         self._scripts.append(steps)
 
+    def unsay(self) -> None:
+        """Takes the last script back: its call never came."""
+        self._scripts.pop()
+
     def release(self) -> None:
         """Lets every Hold go on, present and future."""
         self._released.set()

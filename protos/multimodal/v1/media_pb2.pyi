@@ -537,6 +537,11 @@ class ItemResult(_message.Message):
     TIMES_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
+    PLACEHOLDER_TOKENS_FIELD_NUMBER: _builtins.int
+    placeholder_tokens: _builtins.int
+    """How many placeholder tokens it takes in the model's prompt. Unset where the model has none, its files
+    do not tell, or probe failed.
+    """
     @_builtins.property
     def problem(self) -> Global___Problem:
         """Why it failed; unset when it did not."""
@@ -567,11 +572,14 @@ class ItemResult(_message.Message):
         times: Global___StageTimes | None = ...,
         cost: Global___Cost | None = ...,
         tensors: _abc.Iterable[Global___Tensor] | None = ...,
+        placeholder_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "info", b"info", "problem", b"problem", "times", b"times"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_placeholder_tokens", b"_placeholder_tokens", "cost", b"cost", "info", b"info", "placeholder_tokens", b"placeholder_tokens", "problem", b"problem", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "info", b"info", "problem", b"problem", "tensors", b"tensors", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_placeholder_tokens", b"_placeholder_tokens", "cost", b"cost", "info", b"info", "placeholder_tokens", b"placeholder_tokens", "problem", b"problem", "tensors", b"tensors", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__placeholder_tokens: _TypeAlias = _typing.Literal["placeholder_tokens"]  # noqa: Y015
+    _WhichOneofArgType__placeholder_tokens: _TypeAlias = _typing.Literal["_placeholder_tokens", b"_placeholder_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__placeholder_tokens) -> _WhichOneofReturnType__placeholder_tokens | None: ...
 
 Global___ItemResult: _TypeAlias = ItemResult  # noqa: Y015

@@ -81,15 +81,28 @@ def stack(tensors: Sequence[Tensor]) -> Tensor:
     return replace(first, shape=shape, data=b"".join(tensor.data for tensor in tensors), at=None)
 
 
+def join(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one name and type, [n, ...] each, to one of shape [sum of n, ...]."""
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first
+    shape = (sum(tensor.shape[0] for tensor in tensors), *first.shape[1:])
+    if (data := _neighbours(tensors)) is not None:
+        return replace(first, shape=shape, data=data)
+    return replace(first, shape=shape, data=b"".join(tensor.data for tensor in tensors), at=None)
+
+
 def _neighbours(tensors: Sequence[Tensor]) -> memoryview | None:
     """The memory of tensors that follow one another in the arena, as one piece; None where they do not."""
     first = tensors[0]
     if first.at is None or not isinstance(first.data, memoryview):
         return None
-    if any(tensor.at != first.at + place * first.nbytes for place, tensor in enumerate(tensors)):
-        return None
-    whole = memoryview(first.data.obj).cast("B")
-    return whole[first.at : first.at + len(tensors) * first.nbytes]
+    end = first.at
+    for tensor in tensors:
+        if tensor.at != end:
+            return None
+        end += tensor.nbytes
+    return memoryview(first.data.obj).cast("B")[first.at : end]
 
 
 def replicate(tensor: Tensor, rows: int) -> Tensor:
@@ -117,7 +130,14 @@ def _each(binding: Binding, rows: Sequence[Row], plain: Sequence[Tensor]) -> tup
 
 
 def _together(binding: Binding, rows: Sequence[Row], plain: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    if len(chunk(rows, len(rows))) > 1:
+    fixed = [
+        tuple(
+            replace(tensor, shape=tensor.shape[1:]) if bound.joins else tensor
+            for bound, tensor in zip(binding.media, row, strict=True)
+        )
+        for row in rows
+    ]
+    if len(chunk(fixed, len(rows))) > 1:
         shapes = "; ".join(
             f"item {place}: {', '.join(shape_words(tensor.shape) for tensor in row)}"
             for place, row in enumerate(rows)
@@ -127,7 +147,8 @@ def _together(binding: Binding, rows: Sequence[Row], plain: Sequence[Tensor]) ->
             f"shape ({shapes}); send items of equal shape, or each in a request of its own",
             field="media",
         )
-    inputs = (*map(stack, _columns(binding, rows)), *plain)
+    columns = zip(binding.media, _columns(binding, rows), strict=False)
+    inputs = (*((join if bound.joins else stack)(column) for bound, column in columns), *plain)
     return tuple(stack([tensor]) for tensor in inputs) if binding.batches else inputs
 
 

@@ -14,6 +14,9 @@ own ([num_images, C, H, W]). That axis is the items' when it is -1, and a mere 1
 | batching, items axis -1                        | [rows, 1, ...], when asked    | [1, items, ...], the default |
 | no batching, items axis -1                     | [1, ...], when asked          | [items, ...], the default    |
 | items axis 1                                   | as for -1, the default        | -                       |
+
+Outputs whose items follow one another along their own first axis (TensorSpec.rows) need no items axis: joined,
+those of all items are one tensor. TOGETHER is such a model's default where it does not batch.
 """
 
 from __future__ import annotations
@@ -49,6 +52,11 @@ class Bound:
     def items_axis(self) -> int | None:
         """The rule of the axis that the model has in front of the item's own, None where it has none."""
         return self.input.shape[0] if len(self.input.shape) == len(self.output.shape) + 1 else None
+
+    @property
+    def joins(self) -> bool:
+        """Whether items follow one another along the first axis, as many as there are."""
+        return self.output.rows and self.items_axis is None and self.input.shape[:1] == (-1,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,13 +232,14 @@ def _group(media: tuple[Bound, ...], signature: Signature, asked: Grouping | Non
     """The grouping asked for, if the model's shapes allow it; else its natural one."""
     if not media:
         return Grouping.TOGETHER
-    together = all(bound.items_axis == -1 for bound in media)
+    together = all(bound.items_axis == -1 or bound.joins for bound in media)
     if asked is Grouping.TOGETHER and not together:
-        flat = next(bound.input for bound in media if bound.items_axis != -1)
+        flat = next(bound.input for bound in media if bound.items_axis != -1 and not bound.joins)
         raise ModelMismatch(
             f"`grouping` is together, but input {flat.name!r} ({spec_words(flat)}) of model "
             f"{signature.model!r} has no axis of varying length for the items; set `grouping` to each",
             model=signature.model,
             input=flat.name,
         )
-    return asked or (Grouping.TOGETHER if together else Grouping.EACH)
+    rows_of_their_own = signature.max_batch_size > 0 and any(bound.joins for bound in media)
+    return asked or (Grouping.TOGETHER if together and not rows_of_their_own else Grouping.EACH)

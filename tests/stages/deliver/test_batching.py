@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sidecar.errors import InvalidRequest, UpstreamFailed
 from sidecar.media import DataType, Tensor, TensorSpec
-from sidecar.stages.deliver.batching import Batch, Row, batches, chunk, replicate, rows_of, split, stack
+from sidecar.stages.deliver.batching import Batch, Row, batches, chunk, join, replicate, rows_of, split, stack
 from sidecar.stages.deliver.bindings import Binding, Bound, Grouping
 from sidecar.stages.deliver.elements import decode, encode, fault
 from sidecar.stages.deliver.upstream import Answer
@@ -163,3 +163,54 @@ def test_what_is_sent_bears_the_model_s_names(grouping: Grouping) -> None:
     bound = Binding("vision", (Bound(ours, theirs),), (), grouping, 0)
     (batch, *_) = batches(bound, [(tensor(2, name="pixels"),)] * 2, ())
     assert [one.name for one in batch.inputs] == ["image"]
+
+
+PATCHES = TensorSpec("patches", FP32, (-1, 2), rows=True)
+GRID = TensorSpec("grid", FP32, (1, 3), rows=True)
+SIZE = TensorSpec("size", FP32, (2,))
+
+
+def patched(most: int, grouping: Grouping) -> Binding:
+    media = (
+        Bound(PATCHES, TensorSpec("patches", FP32, (-1, 2))),
+        Bound(GRID, TensorSpec("grid", FP32, (-1, 3))),
+        Bound(SIZE, TensorSpec("size", FP32, (-1, 2) if grouping is Grouping.TOGETHER else (2,))),
+    )
+    return Binding("m", media, (), grouping, most)
+
+
+def row(patches: int, fill: float) -> Row:
+    return (
+        tensor(patches, 2, fill=fill, name="patches"),
+        tensor(1, 3, fill=fill, name="grid"),
+        tensor(2, fill=fill, name="size"),
+    )
+
+
+@pytest.mark.parametrize("most", [0, 4])
+def test_rows_of_items_together_follow_one_another_however_many_each_has(most: int) -> None:
+    (batch,) = batches(patched(most, Grouping.TOGETHER), [row(2, 1), row(3, 2), row(1, 3)], [])
+    front = (1,) if most else ()
+    assert [one.shape for one in batch.inputs] == [(*front, 6, 2), (*front, 3, 3), (*front, 3, 2)]
+    assert values(batch.inputs[0]) == [1.0] * 4 + [2.0] * 6 + [3.0] * 2
+    assert [fault(one) for one in batch.inputs] == [None] * 3
+
+
+def test_rows_of_each_item_stay_as_they_are() -> None:
+    found = batches(patched(0, Grouping.EACH), [row(2, 1), row(3, 2)], [])
+    assert [one.inputs[0].shape for one in found] == [(2, 2), (3, 2)]
+    found = batches(patched(4, Grouping.EACH), [row(2, 1), row(3, 2), row(2, 3)], [])
+    assert [(one.rows, one.inputs[0].shape) for one in found] == [((0, 2), (2, 2, 2)), ((1,), (1, 3, 2))]
+
+
+def test_joined_rows_that_follow_one_another_in_the_arena_are_not_copied() -> None:
+    arena = memoryview(bytearray(64))
+    parts = [
+        Tensor("p", FP32, (1, 2), arena[8:16], 8),
+        Tensor("p", FP32, (3, 2), arena[16:40], 16),
+    ]
+    joined = join(parts)
+    assert (joined.at, joined.shape, joined.nbytes) == (8, (4, 2), 32)
+    arena[8] = 9
+    assert joined.data[0] == 9
+    assert join(parts[::-1]).at is None

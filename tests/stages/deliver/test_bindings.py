@@ -203,3 +203,37 @@ def test_a_mismatch_names_both_sides_and_what_to_set(
         binding(outputs, signature, renames=renames, grouping=grouping)
     assert mismatch.value.facts["model"] == "clip"
     assert [part for part in says if part not in mismatch.value.message] == []
+
+
+PATCHES = TensorSpec("pixel_values", FP32, (-1, 12), rows=True)
+GRID = TensorSpec("image_grid_thw", DataType.INT64, (1, 3), rows=True)
+
+
+@pytest.mark.parametrize(
+    ("patches", "grid", "batch", "asked", "grouping"),
+    [
+        ((-1, 12), (-1, 3), 0, None, Grouping.TOGETHER),
+        ((-1, 12), (-1, 3), 0, Grouping.EACH, Grouping.EACH),
+        ((-1, 12), (1, 3), 0, None, Grouping.EACH),
+        ((-1, 12), (-1, 3), 8, None, Grouping.EACH),
+        ((-1, 12), (-1, 3), 8, Grouping.TOGETHER, Grouping.TOGETHER),
+        ((-1, -1, 12), (-1, 1, 3), 0, None, Grouping.TOGETHER),
+    ],
+)
+def test_outputs_of_many_rows_an_item_are_taken_together_where_the_model_does_not_batch(
+    patches: tuple[int, ...],
+    grid: tuple[int, ...],
+    batch: int,
+    asked: Grouping | None,
+    grouping: Grouping,
+) -> None:
+    signature = model(
+        spec("pixel_values", *patches), spec("image_grid_thw", *grid, of=DataType.INT64), batch=batch
+    )
+    assert binding([PATCHES, GRID], signature, grouping=asked).grouping is grouping
+
+
+def test_rows_that_the_model_fixes_cannot_be_taken_together() -> None:
+    signature = model(spec("pixel_values", -1, 12), spec("image_grid_thw", 1, 3, of=DataType.INT64), batch=0)
+    with pytest.raises(ModelMismatch, match="no axis of varying length"):
+        binding([PATCHES, GRID], signature, grouping=Grouping.TOGETHER)
