@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sidecar.cli.bench import bench
+from sidecar.cli.recipe import add_arguments, recipe
 from sidecar.cli.serve import serve
 from sidecar.errors import SetupError
 from sidecar.settings import ENV_PREFIX, load_settings, slips
@@ -43,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     benching.add_argument("name", help="its name, such as efficiency")
     benching.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
+    add_arguments(
+        commands.add_parser(
+            "recipe",
+            help="show or export what is done with a model's media",
+            description="Show what a model's files make of its media, or export the part that a GPU may do.",
+        )
+    )
     return parser
 
 
@@ -53,6 +61,8 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         if options.command == "bench":
             return bench(options.name, as_json=options.json)
+        if options.command == "recipe":
+            return recipe(options)
         settings = load_settings(
             options.config or (Path(named) if named else None), environ, options.overrides
         )

@@ -104,6 +104,11 @@ def load_recipe(
     return FAMILIES[family](config, item.processor, Choice(reference, exact, resampler, fast))
 
 
+def source_of(directory: Path, recipe: Recipe) -> str:
+    """The file, and the section of it, whose keys a recipe of that directory follows."""
+    return next(item.config.source for item in _processors(directory) if item.processor == recipe.processor)
+
+
 def _beside(directory: Path, name: str) -> Config | None:
     values = _read(directory / name)
     return None if values is None else Config(str(directory / name), values)
