@@ -73,6 +73,12 @@ class Config:
     def raw(self, key: str) -> object:
         return self.values.get(key)
 
+    @property
+    def whole_processor(self) -> str:
+        """The class of the processor around this one, which prepares prompts too; "" where no file names it."""
+        named = None if self.processor is None else self.processor.raw("processor_class")
+        return str(named or self.raw("processor_class") or "")
+
     def refusal(self, key: str, allowed: str) -> RecipeError:
         found = json.dumps(self.values.get(key), default=str)
         return RecipeError(

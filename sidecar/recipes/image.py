@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Generic, TypeVar, get_args
 
 import numpy as np
@@ -256,6 +256,20 @@ def common(
         config.flag("do_convert_rgb", defaults.converts_rgb),
         choice.fast and resamples and resample in _SMOOTH,
         config.ignored(HARMLESS | COMMON | known),
+    )
+
+
+def torchvision_only(config: Config, processor: str, choice: Choice) -> Choice:
+    """The choice for a processor that exists for that backend alone: auto is it. Raises RecipeError for others."""
+    if choice.reference in {"auto", "torchvision"}:
+        return replace(choice, reference="torchvision")
+    raise RecipeError(
+        f"{config.source}: `reference` is {choice.reference!r}, and transformers has {processor} for torchvision"
+        " alone: set it to torchvision or auto",
+        file=config.source,
+        key="reference",
+        value=choice.reference,
+        allowed="torchvision, auto",
     )
 
 

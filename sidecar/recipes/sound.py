@@ -27,8 +27,7 @@ from sidecar.recipes.recipe import bytes_of
 from sidecar.stages.transform.resample import MARGIN_S
 
 FLOATS: Final = frozenset({DataType.FP32, DataType.FP16, DataType.BF16})
-MASKS: Final = frozenset({DataType.INT32, DataType.INT64})
-MASK: Final = "attention_mask"
+MASKS: Final = frozenset({DataType.BOOL, DataType.INT32, DataType.INT64})
 
 # Keys that transformers' loaders read or write, or that its extractors take at call time only.
 HARMLESS: Final = frozenset({
@@ -45,10 +44,14 @@ class SoundRecipe:
     """A sound processor's common part; see Recipe. `resampler` is as Choice says.
 
     `mask` adds the attention mask, one element a sample or frame; `ignored` lists keys of the model's file
-    that the processor itself ignores.
+    that the processor itself ignores. A family says what its outputs are called, of which type its mask is, and
+    along which axis of the values it runs.
     """
 
     OUTPUT: ClassVar[str]
+    MASK: ClassVar[str] = "attention_mask"
+    MASK_TYPE: ClassVar[DataType] = DataType.INT32
+    TIME: ClassVar[int] = -1
 
     processor: str
     resampler: str
@@ -69,14 +72,14 @@ class SoundRecipe:
         return None
 
     def accepts(self, output: str, data_type: DataType) -> bool:
-        if output == MASK:
+        if output == self.MASK:
             return self.mask and data_type in MASKS
         return output == self.OUTPUT and data_type in FLOATS
 
     def _specs(self, shape: tuple[int, ...]) -> tuple[TensorSpec, ...]:
-        """The outputs, for values of `shape`; the mask is as long as its last axis."""
+        """The outputs, for values of `shape`."""
         values = TensorSpec(self.OUTPUT, DataType.FP32, shape)
-        mask = TensorSpec(MASK, DataType.INT32, shape[-1:], optional=True)
+        mask = TensorSpec(self.MASK, self.MASK_TYPE, (shape[self.TIME],), optional=True)
         return (values, mask) if self.mask else (values,)
 
     def _shaped(self, values: npt.NDArray[np.float32], heard: int) -> tuple[Shaped, ...]:
@@ -84,13 +87,12 @@ class SoundRecipe:
         shaped = Shaped.of(self.OUTPUT, values)
         if not self.mask:
             return (shaped,)
-        mask = np.zeros(values.shape[-1], np.int32)
-        mask[:heard] = 1
-        return shaped, Shaped.of(MASK, mask)
+        mask = np.arange(values.shape[self.TIME]) < heard
+        return shaped, Shaped.of(self.MASK, mask.astype(self.MASK_TYPE.storage))
 
-    def _bytes_of(self, rows: int, length: int, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
-        """Bytes of values [rows, length] and of the mask, in the types named by output."""
-        elements = {self.OUTPUT: rows * length} | ({MASK: length} if self.mask else {})
+    def _bytes_of(self, values: int, times: int, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
+        """Bytes of so many values and of a mask for so many times, in the types named by output."""
+        elements = {self.OUTPUT: values} | ({self.MASK: times} if self.mask else {})
         return bytes_of(elements, data_types)
 
 
@@ -136,8 +138,26 @@ def samples_of(frames: Frames, processor: str) -> Samples:
     raise InternalError(f"{processor} was handed a picture")
 
 
+def samples_at(info: MediaInfo, processor: str, rate: int) -> int:
+    """The most samples that a sound with these facts has at `rate` hertz."""
+    return int(seconds_of(info, processor) * rate + 1)
+
+
 def seconds_of(info: MediaInfo, processor: str) -> float:
     """AudioInfo.longest_s. Raises InternalError for a picture."""
     if isinstance(info, AudioInfo):
         return info.longest_s
     raise InternalError(f"{processor} was asked about a picture")
+
+
+def told_samples(info: MediaInfo, processor: str, rate: int) -> int | None:
+    """How many samples the header tells of, at `rate` hertz; None where it tells no length.
+
+    As true as the header is: encoders that pad state lengths that are some milliseconds off. Raises InternalError
+    for a picture.
+    """
+    if not isinstance(info, AudioInfo):
+        raise InternalError(f"{processor} was asked about a picture")
+    if info.duration_s is None:
+        return None
+    return -(-round(info.duration_s * info.sample_rate) * rate // info.sample_rate)

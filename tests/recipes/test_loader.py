@@ -201,7 +201,7 @@ def test_two_processors_in_one_directory_are_refused(model: Write) -> None:
             {"preprocessor_config": {"size": 3}},
             "names no processor .* model_type in config.json beside it is null",
         ),
-        ({"preprocessor_config": {}, "config": {"model_type": "bert"}}, 'is "bert"; supported: CLIP'),
+        ({"preprocessor_config": {}, "config": {"model_type": "bert"}}, 'is "bert"; supported: Bit'),
         ({"preprocessor_config": {"image_processor_type": 3}}, "`image_processor_type` is 3"),
         ({"processor_config": {"image_processor": []}}, r"`image_processor` is \[\], and must be an object"),
     ],

@@ -1,4 +1,4 @@
-"""CLIP, SigLIP, ViT and their like: resize, centre crop, rescale, normalise.
+"""CLIP, SigLIP, ViT, BiT (DINOv2), BLIP, DeiT, PVT and their like: resize, centre crop, rescale, normalise.
 
 transformers runs these steps from one base class, and such processors are nothing but defaults for its keys; so
 here they are one recipe with a row of defaults each.
@@ -28,6 +28,8 @@ from sidecar.recipes.image import (
     CLIP_MEAN,
     CLIP_STD,
     HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     PIXELS,
     Defaults,
     ImageRecipe,
@@ -68,6 +70,12 @@ CLIP: Final = PlainDefaults(
 )
 SIGLIP: Final = PlainDefaults(BICUBIC, HALF, HALF, True, square=False)
 VIT: Final = PlainDefaults(BILINEAR, HALF, HALF, False)
+BIT: Final = PlainDefaults(
+    BICUBIC, CLIP_MEAN, CLIP_STD, True, size=ShortestEdge(224), square=False, crop=(224, 224)
+)
+BLIP: Final = PlainDefaults(BICUBIC, CLIP_MEAN, CLIP_STD, True, size=Fixed(384, 384))
+DEIT: Final = PlainDefaults(BICUBIC, HALF, HALF, False, size=Fixed(256, 256), crop=(224, 224))
+PVT: Final = PlainDefaults(BICUBIC, IMAGENET_MEAN, IMAGENET_STD, False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +202,11 @@ def _crop(config: Config, defaults: PlainDefaults) -> Size | None:
 
 
 PROCESSORS: Final = {
+    "BitImageProcessor": partial(plain_recipe, BIT),
+    "BlipImageProcessor": partial(plain_recipe, BLIP),
     "CLIPImageProcessor": partial(plain_recipe, CLIP),
+    "DeiTImageProcessor": partial(plain_recipe, DEIT),
+    "PvtImageProcessor": partial(plain_recipe, PVT),
     "SiglipImageProcessor": partial(plain_recipe, SIGLIP),
     "ViTImageProcessor": partial(plain_recipe, VIT),
 }

@@ -60,8 +60,8 @@ class WaveRecipe(sound.SoundRecipe):
         return sound.decode_target(self.resampler, self.rate)
 
     def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
-        samples = int(sound.seconds_of(info, self.processor) * self.rate + 1)
-        return self._bytes_of(1, samples, data_types)
+        samples = sound.samples_at(info, self.processor, self.rate)
+        return self._bytes_of(samples, samples, data_types)
 
     def transform(self, frames: Frames) -> tuple[Shaped, ...]:
         """Raises CorruptMedia for a sound without a sample: it has no mean."""

@@ -1,4 +1,4 @@
-"""Qwen2-VL's patches beside transformers' own."""
+"""Qwen2-VL's patches, and those of its near copies, beside transformers' own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ def qwen(**keys: object) -> Keys:
     return {"image_processor_type": "Qwen2VLImageProcessor", **keys}
 
 
-# As the checkpoints of Qwen2-VL and Qwen2.5-VL (legacy keys), and of Qwen3-VL, publish them.
+def copy(name: str, **keys: object) -> Keys:
+    return {"image_processor_type": f"{name}ImageProcessor", **keys}
+
+
+# As the checkpoints of Qwen2-VL and Qwen2.5-VL (legacy keys), of Qwen3-VL and of the copies publish them.
 PUBLISHED = {
     "Qwen2-VL-7B-Instruct": qwen(
         min_pixels=3136, max_pixels=12845056, patch_size=14, temporal_patch_size=2, merge_size=2
@@ -34,18 +38,53 @@ PUBLISHED = {
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     ),
+    "GLM-4.1V-9B-Thinking": copy(
+        "Glm4v",
+        size={"shortest_edge": 12544, "longest_edge": 9633792},
+        patch_size=14,
+        temporal_patch_size=2,
+        merge_size=2,
+    ),
+    "PaddleOCR-VL": copy(
+        "PaddleOCRVL",
+        min_pixels=147384,
+        max_pixels=2822400,
+        patch_size=14,
+        temporal_patch_size=1,
+        merge_size=2,
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    ),
 }
+SMALL = {"shortest_edge": 28 * 28 * 3, "longest_edge": 28 * 28 * 16}
 CONFIGS = {
     **PUBLISHED,
     "class defaults": qwen(),
     "a small budget": qwen(min_pixels=28 * 28 * 3, max_pixels=28 * 28 * 16),
     "one picture a patch, nothing merged": qwen(temporal_patch_size=1, merge_size=1, patch_size=7),
     "rescale only": qwen(do_normalize=False, max_pixels=100_000),
+    "GLM-4.6V, a small budget": copy("Glm46V", size=SMALL),
+    "GLM, one picture a patch": copy("Glm4v", size=SMALL, temporal_patch_size=1, merge_size=3),
+    "Ernie": copy("Ernie4_5_VLMoe"),
+    "Ernie, three pictures a patch": copy("Ernie4_5_VL_Moe", size=SMALL, temporal_patch_size=3),
+    "PaddleOCR, two pictures a patch": copy("PaddleOCRVL", size=SMALL, temporal_patch_size=2),
+    "VideoLLaMA 3": copy("VideoLlama3", size=SMALL),
+    "VideoLLaMA 3, merged": copy("VideoLlama3", size=SMALL, merge_size=2),
+    "MiniMax-M3": copy("MiniMaxM3VL", size=[672, 672], min_pixels=4000),
+    "MiniMax-M3, a small budget": copy("MiniMaxM3VL", size=SMALL),
 }
+# Of which transformers has no PIL backend.
+TORCHVISION_ONLY = {name for name in CONFIGS if name.startswith("MiniMax")}
+RUNS = [
+    (name, backend)
+    for name in CONFIGS
+    for backend in BACKENDS
+    if backend == "torchvision" or name not in TORCHVISION_ONLY
+]
+PIL_CONFIGS = sorted(set(CONFIGS) - TORCHVISION_ONLY)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "backend"), RUNS)
 def test_patches_and_grid_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
     skip_without(backend)
     recipe = recipe_of(CONFIGS[name], tmp_path, backend)
@@ -66,21 +105,48 @@ def test_large_pictures_are_bit_equal(name: str, backend: str, tmp_path: Path) -
             agree(recipe, CONFIGS[name], backend, picture)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(height=st.integers(1, 3000), width=st.integers(1, 3000), name=st.sampled_from(sorted(CONFIGS)))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(height=st.integers(1, 3000), width=st.integers(1, 3000), name=st.sampled_from(PIL_CONFIGS))
 def test_the_plan_foretells_the_references_own_count(
     height: int, width: int, name: str, tmp_path: Path
 ) -> None:
-    reference = processor(json.dumps(CONFIGS[name]), "pil")
-    recipe = recipe_of(CONFIGS[name], tmp_path, "pil")
+    _count_agrees(height, width, name, "pil", tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    height=st.integers(1, 3000), width=st.integers(1, 3000), name=st.sampled_from(sorted(TORCHVISION_ONLY))
+)
+def test_so_it_does_where_there_is_torchvision_alone(
+    height: int, width: int, name: str, tmp_path: Path
+) -> None:
+    skip_without("torchvision")
+    _count_agrees(height, width, name, "torchvision", tmp_path)
+
+
+def _count_agrees(height: int, width: int, name: str, backend: str, directory: Path) -> None:
+    reference = processor(json.dumps(CONFIGS[name]), backend)
+    recipe = recipe_of(CONFIGS[name], directory, backend)
     info = ImageInfo("png", 1, width, height, "RGB")
-    if max(height, width) > 200 * min(height, width):
+    try:
+        patches = reference.get_number_of_image_patches(height, width, {})
+    except ValueError:
         with pytest.raises(CorruptMedia, match="aspect ratios of up to 200"):
             recipe.tokens(info)
         return
-    patches = reference.get_number_of_image_patches(height, width, {})
     assert recipe.plan((height, width)).shapes["pixel_values"][0] == patches
-    assert recipe.tokens(info) == patches // CONFIGS[name].get("merge_size", 2) ** 2
+    assert recipe.tokens(info) == patches // reference.merge_size**2
+
+
+def test_a_copy_without_a_pil_backend_refuses_it(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="torchvision"):
+        recipe_of(CONFIGS["MiniMax-M3"], tmp_path, "pil")
+    assert recipe_of(CONFIGS["MiniMax-M3"], tmp_path, "auto").reference == "torchvision"
+
+
+def test_legacy_names_that_a_copy_does_not_know_are_listed_as_ignored(tmp_path: Path) -> None:
+    recipe = recipe_of(copy("Glm4v", min_pixels=5, max_pixels=6), tmp_path, "pil")
+    assert recipe.common.ignored == ("max_pixels", "min_pixels")
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
