@@ -190,11 +190,16 @@ class Child:
 
     @classmethod
     @contextmanager
-    def of(cls, module: str) -> Iterator[Child]:
-        """Starts `python -m module` in a careful user's environment, and ends it by closing its stdin."""
+    def of(
+        cls,
+        module: str,
+        python: str | Path = sys.executable,
+        environment: Mapping[str, str] = CAREFUL_ENVIRONMENT,
+    ) -> Iterator[Child]:
+        """Starts `python -m module` with this environment on top of ours, and ends it by closing its stdin."""
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", module],
-            env={**os.environ, **CAREFUL_ENVIRONMENT},
+            [str(python), "-m", module],
+            env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -29,4 +29,5 @@ say "locks name no registry host"
 if grep -nE '://' requirements/*.lock; then exit 1; fi
 say "figures in the docs are those of bench/results"
 $bin/python scripts/figures.py --check
+$bin/python scripts/parity_table.py --check
 say "all is well"

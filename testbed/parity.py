@@ -69,6 +69,161 @@ PIL_CONFIGS: Final[dict[str, Keys]] = {
 }
 
 
+_IMAGENET: Final = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+_OPENAI: Final = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+_HALF: Final = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+# Bytes to 0..1, then normalised: what most files say at length.
+_USUAL: Final = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255}
+
+
+CLASS_DEFAULTS: Final = "class defaults"
+
+
+def _of(processor: str, checkpoint: str, **keys: Any) -> Keys:  # noqa: ANN401 - JSON values
+    kind = "image_processor_type" if processor.endswith("ImageProcessor") else "feature_extractor_type"
+    return {kind: processor, "_name_or_path": checkpoint, **keys}
+
+
+def _taken(checkpoint: str, publisher: str) -> Keys:
+    return {**published(checkpoint), "_name_or_path": f"{publisher}/{checkpoint}"}
+
+
+FAMILY_CONFIGS: Final[dict[str, Keys]] = {
+    "CLIPImageProcessor": _taken("clip-vit-base-patch32", "openai"),
+    "SiglipImageProcessor": _taken("siglip-base-patch16-224", "google"),
+    "ViTImageProcessor": _taken("vit-base-patch16-224", "google"),
+    "WhisperFeatureExtractor": _taken("whisper-large-v3", "openai"),
+    "Wav2Vec2FeatureExtractor": _taken("wav2vec2-base-960h", "facebook"),
+    **{
+        str(keys.get("image_processor_type", keys.get("feature_extractor_type"))): keys
+        for keys in (
+            _of(
+                "Qwen2VLImageProcessor", "Qwen/Qwen2-VL-7B-Instruct", **_USUAL, **_OPENAI, resample=3,
+                min_pixels=3136, max_pixels=12845056, patch_size=14, temporal_patch_size=2, merge_size=2,
+            ),
+            _of(
+                "PixtralImageProcessor", "mistral-community/pixtral-12b", **_USUAL, **_OPENAI, resample=3,
+                do_convert_rgb=True, patch_size={"height": 16, "width": 16}, size={"longest_edge": 1024},
+            ),
+            _of(
+                "LlavaNextImageProcessor", "llava-hf/llava-v1.6-mistral-7b-hf", **_USUAL, **_OPENAI,
+                resample=3, do_convert_rgb=True, do_center_crop=True, do_pad=True,
+                crop_size={"height": 336, "width": 336}, size={"shortest_edge": 336},
+                image_grid_pinpoints=[[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+            ),
+            _of(
+                "LlavaOnevisionImageProcessor", "llava-hf/llava-onevision-qwen2-7b-ov-hf", **_USUAL, **_HALF,
+                resample=3, do_convert_rgb=True, do_pad=True, size={"height": 384, "width": 384},
+                image_grid_pinpoints=[
+                    [384 * down, 384 * across] for down in range(1, 7) for across in range(1, 7)
+                ],
+            ),
+            _of(
+                "GotOcr2ImageProcessor", "OpenGVLab/InternVL3-8B-hf", **_USUAL, **_IMAGENET, resample=3,
+                do_convert_rgb=True, crop_to_patches=True, min_patches=1, max_patches=12,
+                size={"height": 448, "width": 448},
+            ),
+            _of(
+                "Gemma3ImageProcessor", "google/gemma-3-4b-it", **_USUAL, **_HALF, resample=2,
+                image_seq_length=256, size={"height": 896, "width": 896},
+            ),
+            _of(
+                "Llama4ImageProcessor", "meta-llama/Llama-4-Scout-17B-16E-Instruct", **_USUAL, **_HALF,
+                resample=2, do_convert_rgb=True, max_patches=16, resize_to_max_canvas=False,
+                size={"height": 336, "width": 336},
+            ),
+            _of(
+                "MllamaImageProcessor", "meta-llama/Llama-3.2-11B-Vision-Instruct", **_USUAL, **_OPENAI,
+                resample=2, do_convert_rgb=True, do_pad=True, max_image_tiles=4,
+                size={"height": 560, "width": 560},
+            ),
+            _of(
+                "Idefics3ImageProcessor", "HuggingFaceM4/Idefics3-8B-Llama3", **_USUAL, **_HALF, resample=1,
+                do_convert_rgb=True, do_pad=True, do_image_splitting=True,
+                max_image_size={"longest_edge": 364}, size={"longest_edge": 1456},
+            ),
+            _of(
+                "SmolVLMImageProcessor", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", **_USUAL, **_HALF, resample=1,
+                do_convert_rgb=True, do_pad=True, do_image_splitting=True,
+                max_image_size={"longest_edge": 384}, size={"longest_edge": 1536},
+            ),
+            _of(
+                "Cohere2VisionImageProcessor", "CohereLabs/command-a-vision-07-2025", **_USUAL, **_HALF,
+                resample=3, crop_to_patches=True, min_patches=1, max_patches=12,
+                size={"height": 512, "width": 512},
+            ),
+            _of(
+                "Glm4vImageProcessor", "zai-org/GLM-4.1V-9B-Thinking", **_USUAL, **_OPENAI, resample=3,
+                size={"shortest_edge": 12544, "longest_edge": 9633792}, patch_size=14, temporal_patch_size=2,
+                merge_size=2,
+            ),
+            _of(
+                "ConvNextImageProcessor", "facebook/convnext-tiny-224", **_USUAL, **_IMAGENET, resample=3,
+                crop_pct=0.875, size={"shortest_edge": 224},
+            ),
+            _of(
+                "BitImageProcessor", "facebook/dinov2-base", **_USUAL, **_IMAGENET, resample=3,
+                do_convert_rgb=True, do_center_crop=True, size={"shortest_edge": 256},
+                crop_size={"height": 224, "width": 224},
+            ),
+            _of(
+                "DeiTImageProcessor", "facebook/deit-base-distilled-patch16-224", **_USUAL, **_IMAGENET,
+                resample=3, do_center_crop=True, size={"height": 256, "width": 256},
+                crop_size={"height": 224, "width": 224},
+            ),
+            _of(
+                "Phi4MultimodalImageProcessor", "microsoft/Phi-4-multimodal-instruct", **_HALF,
+                size={"height": 448, "width": 448}, patch_size=14, dynamic_hd=36,
+            ),
+            _of(
+                "ParakeetFeatureExtractor", "nvidia/parakeet-ctc-1.1b", feature_size=80, sampling_rate=16000,
+                hop_length=160, n_fft=512, win_length=400, preemphasis=0.97, padding_value=0.0,
+                padding_side="right", return_attention_mask=True,
+            ),
+            _of(
+                "SeamlessM4TFeatureExtractor", "facebook/w2v-bert-2.0", feature_size=80, num_mel_bins=80,
+                sampling_rate=16000, stride=2, padding_value=1, padding_side="right",
+                return_attention_mask=True,
+            ),
+            _of(
+                "Siglip2ImageProcessor", "google/siglip2-base-patch16-naflex", **_USUAL, **_HALF, resample=2,
+                patch_size=16, max_num_patches=256,
+            ),
+            _of(
+                "BlipImageProcessor", "Salesforce/blip-image-captioning-base", **_USUAL, **_OPENAI, resample=3,
+                size={"height": 384, "width": 384},
+            ),
+            _of(
+                "Kimi_K25ImageProcessor", "moonshotai/Kimi-K2.5", **_HALF, max_patches=16384, patch_size=14,
+                merge_size=2, size={"max_height": 512, "max_width": 512},
+            ),
+            _of(
+                "PaddleOCRVLImageProcessor", "PaddlePaddle/PaddleOCR-VL", **_USUAL, **_HALF, resample=3,
+                min_pixels=147384, max_pixels=2822400, patch_size=14, temporal_patch_size=1, merge_size=2,
+            ),
+            *(
+                _of(f"{name}ImageProcessor", CLASS_DEFAULTS)
+                for name in (
+                    "DeepseekOcr2", "Ernie4_5_VLMoe", "Ernie4_5_VL_Moe", "Gemma4", "Glm46V", "MiniCPMOcr",
+                    "MiniCPMV4_6", "MiniMaxM3VL", "Ovis2", "Pvt", "VideoLlama3",
+                )
+            ),
+            *(
+                _of(f"{name}FeatureExtractor", CLASS_DEFAULTS)
+                for name in ("Gemma3nAudio", "Gemma4Audio")
+            ),
+        )
+    },
+}  # fmt: skip
+"""For each class of FAMILIES what a published checkpoint's file says, which `_name_or_path` names.
+
+CLASS_DEFAULTS stands there for classes of which no published file is known to us: they have their own defaults.
+"""
+
+
 BACKENDS: Final = {"pil": "Pil", "torchvision": ""}
 """transformers' backends, and what they add to a class's name."""
 
@@ -127,3 +282,12 @@ def _ask(processor: Any, picture: npt.NDArray[np.uint8], **switches: bool) -> np
     # A picture given as an array has its channel axis guessed, wrongly for 3x2 pixels: it is named.
     (values,) = processor(picture, input_data_format="channels_last", **switches)["pixel_values"]
     return np.asarray(values)
+
+
+def extractor(keys: Keys) -> Any:  # noqa: ANN401 - transformers is untyped
+    """The feature extractor of a sound's keys, which computes with torch where that is installed."""
+    import transformers  # noqa: PLC0415 - seconds to import, and only parity needs it
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return getattr(transformers, str(keys["feature_extractor_type"]))(**keys)

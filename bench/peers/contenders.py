@@ -113,7 +113,11 @@ def _sidecar(processes: int, _: bool) -> Iterator[Running]:
         write_sink(Path(folder), installed())
         with Triton.start(repository=Path(folder)) as triton:
             models = {
-                mode: {"recipe": str(CHECKPOINT), "upstream": SINK, "mode": "fast" if mode == "scaled" else "exact"}
+                mode: {
+                    "recipe": str(CHECKPOINT),
+                    "upstream": SINK,
+                    "mode": "fast" if mode == "scaled" else "exact",
+                }
                 for mode in MODES
             }
             with sidecar(Workers(processes, processes), models, triton.grpc_address) as running:

@@ -7,6 +7,7 @@ multiplication and one addition here, which is what people do for speed.
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,8 @@ _MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 _STD = np.array([0.26862954, 0.26130258, 0.27577711])
 _SCALE = (1 / 255 / _STD).astype(np.float32)[:, np.newaxis, np.newaxis]
 _SHIFT = (-_MEAN / _STD).astype(np.float32)[:, np.newaxis, np.newaxis]
-# How much larger than its target a scaled decode must stay for the difference not to be seen: 48 dB.
-_DRAFT = 2
+# How much larger than its target a scaled decode must stay, as in the sidecar's own fast mode: 44 dB.
+_DRAFT = 1.2
 # Elements of a tensor that an answer carries beside its mean; a prime step meets every row and channel.
 _STEP = 9473
 
@@ -30,7 +31,7 @@ def prepare(data: bytes, mode: str) -> npt.NDArray[np.float32]:
     image: Image.Image = Image.open(io.BytesIO(data))
     target = _resized(*image.size)
     if mode == "scaled":
-        image.draft("RGB", (_DRAFT * target[0], _DRAFT * target[1]))
+        image.draft("RGB", (math.ceil(_DRAFT * target[0]), math.ceil(_DRAFT * target[1])))
     if image.mode != "RGB":
         image = image.convert("RGB")
     resized = image.resize(target, Image.Resampling.BICUBIC)

@@ -89,7 +89,7 @@ class Axis(NamedTuple):
     reach: int
 
 
-def _kernel(function: _F) -> _F:
+def kernel(function: _F) -> _F:
     """Compiled at its first call, or loaded from what an earlier process compiled.
 
     numba keeps compiled code beside this file or else in the user's cache folder, apart for each kind of
@@ -98,10 +98,10 @@ def _kernel(function: _F) -> _F:
     try:
         return cast("_F", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
     except RuntimeError:
-        return _part(function)
+        return part(function)
 
 
-def _part(function: _F) -> _F:
+def part(function: _F) -> _F:
     """Compiled into the kernels that call it."""
     return cast("_F", numba.njit(nogil=True, error_model="numpy")(function))
 
@@ -133,7 +133,7 @@ _LOW_WORDS, _HIGH_WORDS, _LOW_HALVES, _HIGH_HALVES = (
 )
 
 
-def _instruction(define: Callable[..., _Untyped]) -> _Untyped:
+def instruction(define: Callable[..., _Untyped]) -> _Untyped:
     """What kernels call as a function, and `define` builds the code of: see numba's `intrinsic`."""
     return intrinsic(define)
 
@@ -161,7 +161,7 @@ def _pair_sums(build: _Untyped, samples: _Untyped, weights: _Untyped) -> _Untype
     return build.add(even, odd)
 
 
-class _Arrays:
+class Arrays:
     """The places inside the arrays that an instruction was called with."""
 
     def __init__(self, context: _Untyped, build: _Untyped, kinds: _Untyped, values: _Untyped) -> None:
@@ -205,7 +205,7 @@ def _sums(parts: int, *, to_rows: bool) -> _Untyped:
         out_step: _Untyped,
     ) -> _Untyped:
         def build_sums(context: _Untyped, build: _Untyped, signature: _Untyped, values: _Untyped) -> _Untyped:
-            arrays = _Arrays(context, build, signature.args, values)
+            arrays = Arrays(context, build, signature.args, values)
             totals = _totals(build, arrays, parts, values)
             for channel, total in enumerate(totals):
                 clipped = _clipped(build, total, values[6])
@@ -222,10 +222,10 @@ def _sums(parts: int, *, to_rows: bool) -> _Untyped:
         kinds = (words, at, step, count, weights, weights_at, shift, out, out_at, out_step)
         return numba.types.void(*kinds), build_sums
 
-    return _instruction(define)
+    return instruction(define)
 
 
-def _totals(build: _Untyped, arrays: _Arrays, parts: int, values: _Untyped) -> list[_Untyped]:
+def _totals(build: _Untyped, arrays: Arrays, parts: int, values: _Untyped) -> list[_Untyped]:
     """The loop over quads, and what it has summed up for each of the three vectors of words."""
     _, at, step, count, _, weights_at, *_ = values
     before, loop, after = build.block, build.append_basic_block(), build.append_basic_block()
@@ -277,7 +277,7 @@ _wide_to_rows, _wide_to_quads = _sums(2, to_rows=True), _sums(2, to_rows=False)
 _short_to_rows, _short_to_quads = _sums(1, to_rows=True), _sums(1, to_rows=False)
 
 
-@_instruction
+@instruction
 def _four_pixels(
     _typing: _Untyped, source: _Untyped, rows: _Untyped, at: _Untyped, quads: _Untyped, quads_at: _Untyped
 ) -> _Untyped:
@@ -287,7 +287,7 @@ def _four_pixels(
     """
 
     def build_quads(context: _Untyped, build: _Untyped, signature: _Untyped, values: _Untyped) -> _Untyped:
-        arrays = _Arrays(context, build, signature.args, values)
+        arrays = Arrays(context, build, signature.args, values)
         # Vector n holds rows n, n + 4, n + 8 and n + 12, so that all that follows stays inside the quarters.
         vectors = []
         for first in range(4):
@@ -314,7 +314,7 @@ def _four_pixels(
 # The resize.
 
 
-@_part
+@part
 def _sinc(x: float) -> float:
     if x == 0.0:
         return 1.0
@@ -322,14 +322,14 @@ def _sinc(x: float) -> float:
     return math.sin(x) / x
 
 
-@_part
+@part
 def _bicubic(x: float) -> float:  # with a = -0.5
     if x < 1.0:
         return (1.5 * x - 2.5) * x * x + 1.0
     return (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5 if x < 2.0 else 0.0  # noqa: PLR2004 - its formula
 
 
-@_part
+@part
 def _filter(resample: int, x: float) -> float:
     """The filter's height at x, in PIL's formulas and their order of operations."""
     if resample == _BICUBIC:
@@ -344,7 +344,7 @@ def _filter(resample: int, x: float) -> float:
     return _sinc(x) * _sinc(x / 3.0) if -3.0 <= x < 3.0 else 0.0  # noqa: PLR2004 - its formula
 
 
-@_part
+@part
 def _short_bits(largest: float) -> int:
     """How many bits a weight of 16 has room for behind the point."""
     bits = 0
@@ -353,7 +353,7 @@ def _short_bits(largest: float) -> int:
     return bits
 
 
-@_kernel
+@kernel
 def resized_axis(  # noqa: PLR0917 - numba passes by place
     source: int, extent: float, target: int, start: int, stop: int, resample: int, short: bool, mirrored: bool
 ) -> Axis:
@@ -410,7 +410,7 @@ def resized_axis(  # noqa: PLR0917 - numba passes by place
     return Axis(origin, lasts[-1] - origin, starts, counts, words, stride, parts, shift, reach)
 
 
-@_part
+@part
 def _words(count: int) -> Words:
     """Memory for words, not cleared, on a cache line: vectors that straddle two cost twice."""
     room = np.empty(count + _LANES, np.uint32)
@@ -418,7 +418,7 @@ def _words(count: int) -> Words:
     return room[skipped : skipped + count]
 
 
-@_part
+@part
 def _across(  # noqa: PLR0917 - numba passes by place
     source: Bytes, base: int, stride: int, rows: int, axis: Axis, tile: Words, out: Words, at: int, step: int
 ) -> None:
@@ -455,7 +455,7 @@ def _across(  # noqa: PLR0917 - numba passes by place
             )
 
 
-@_part
+@part
 def _down(  # noqa: PLR0917 - numba passes by place
     quads: Words, base: int, step: int, axis: Axis, y: int, columns: int, out: Bytes, at: int
 ) -> None:
@@ -477,7 +477,7 @@ def _down(  # noqa: PLR0917 - numba passes by place
             )  # fmt: skip
 
 
-@_part
+@part
 def _stacked(source: Bytes, base: int, stride: int, rows: int, columns: int, out: Words) -> None:  # noqa: PLR0917 - numba passes by place
     """Quads of four rows of bytes; the last row stands in for those that are missing."""
     # Slices, because numba would look for a negative index at each element of anything else.
@@ -492,7 +492,7 @@ def _stacked(source: Bytes, base: int, stride: int, rows: int, columns: int, out
         )
 
 
-@_part
+@part
 def _unstacked(quads: Words, step: int, rows: int, columns: int, out: Bytes) -> None:
     """The first `rows` of the 16 rows of bytes that four rows of quads hold."""
     for row in range(rows):
@@ -502,7 +502,7 @@ def _unstacked(quads: Words, step: int, rows: int, columns: int, out: Bytes) -> 
             line[column] = np.uint8(stacked[column] >> shift)
 
 
-@_part
+@part
 def _slid(window: Words, step: int, begin: int, end: int, wanted: int) -> tuple[int, int]:
     """Moves what is in the window from `wanted` on to its front; what is in it then."""
     kept = window[step * (wanted - begin) :]
@@ -511,7 +511,7 @@ def _slid(window: Words, step: int, begin: int, end: int, wanted: int) -> tuple[
     return wanted, max(wanted, end)
 
 
-@_part
+@part
 def _tile(span: int) -> Words:
     """Memory for the quads of 16 rows of `span` pixels."""
     return _words(_STEP * ((span + 3) // 4))
@@ -532,7 +532,7 @@ def _quads_kept(reach: int) -> int:
     return reach + _SPARE
 
 
-@_kernel
+@kernel
 def resize(  # noqa: PLR0917 - numba passes by place
     source: Bytes, stride: int, order: int, across: Axis, down: Axis, out: Bytes
 ) -> None:
@@ -549,7 +549,7 @@ def resize(  # noqa: PLR0917 - numba passes by place
         _down_first(source, base, stride, across, down, out, order == DOWN_ACROSS)
 
 
-@_part
+@part
 def _only_across(  # noqa: PLR0917 - numba passes by place
     source: Bytes, base: int, stride: int, across: Axis, height: int, out: Bytes
 ) -> None:
@@ -563,7 +563,7 @@ def _only_across(  # noqa: PLR0917 - numba passes by place
         _unstacked(block, step, rows, columns, out[columns * row :])
 
 
-@_part
+@part
 def _across_down(  # noqa: PLR0917 - numba passes by place
     source: Bytes, base: int, stride: int, across: Axis, down: Axis, out: Bytes
 ) -> None:
@@ -586,7 +586,7 @@ def _across_down(  # noqa: PLR0917 - numba passes by place
         _down(window, -4 * step * begin, step, down, y, columns, out, columns * y)
 
 
-@_part
+@part
 def _down_first(  # noqa: PLR0917 - numba passes by place
     source: Bytes, base: int, stride: int, across: Axis, down: Axis, out: Bytes, both: bool
 ) -> None:
@@ -636,7 +636,7 @@ def cut_axis(start: int, stop: int) -> Axis:
     return Axis(start, stop - start, none, none, np.empty(0, np.uint32), 0, 1, 0, 0)
 
 
-@_kernel
+@kernel
 def pick(source: Bytes, stride: int, rows: Indexes, columns: Indexes, out: Bytes) -> None:
     """RGB pixels by the indexes of their rows and columns; an index of -1 is a black pixel."""
     place = 0
@@ -648,7 +648,7 @@ def pick(source: Bytes, stride: int, rows: Indexes, columns: Indexes, out: Bytes
                 place += 1
 
 
-@_kernel
+@kernel
 def look_up(  # noqa: PLR0917 - numba passes by place
     source: Bytes,
     table: npt.NDArray[np.generic],
