@@ -27,7 +27,7 @@ class WrongPixels(Exception):
 
 class Judge:
     """Knows what each picture must become: in exact mode what `transformers`' PIL processor makes of it,
-    in scaled mode what Pillow's `draft` at twice the target and the same resize make.
+    in scaled mode what Pillow's `draft` at 6/5 of the target and the same resize make.
     """
 
     def __init__(self, loop: asyncio.Runner, pictures: Sequence[bytes]) -> None:
