@@ -2,7 +2,8 @@
 
 Three of them: the separable resize of uint8 pictures in fixed point, the picking of nearest pixels, and the
 lookup that turns bytes into values. `transform/resize.py` and `pack.py` say with which numbers and why; this
-file is the only one that knows numba. Every kernel lets go of the interpreter lock and runs on one thread.
+file and `fourier.py`, which builds on it, are the only ones that know numba. Every kernel lets go of the
+interpreter lock and runs on one thread.
 Pixels are computed in integers alone, so that they do not depend on how a kernel was compiled.
 
 The resize keeps its bytes in quads: four neighbours along the axis that is being reduced, in one 32-bit
@@ -244,9 +245,9 @@ def _totals(build: _Untyped, arrays: Arrays, parts: int, values: _Untyped) -> li
             build.and_(samples, _constant(_32_SHORTS, 0xFF)),
             build.lshr(samples, _constant(_32_SHORTS, 8)),
         )
-        for part, start in enumerate(running):
+        for share, start in enumerate(running):
             total = start
-            for half, pair in zip(halves, pairs[2 * part : 2 * part + 2], strict=True):
+            for half, pair in zip(halves, pairs[2 * share : 2 * share + 2], strict=True):
                 total = build.add(total, _pair_sums(build, half, build.bitcast(pair, _32_SHORTS)))
             start.add_incoming(_constant(_16_WORDS, 0), before)
             start.add_incoming(total, loop)
@@ -712,6 +713,6 @@ def warm() -> None:
             for kind in (np.uint8, np.uint16, np.uint32)
         ),
     )
-    for kernel, arguments in calls:
+    for compiled, arguments in calls:
         with suppress(OSError):
-            kernel(*arguments)
+            compiled(*arguments)

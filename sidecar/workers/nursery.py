@@ -47,12 +47,13 @@ def _warm(config: dict[str, Any]) -> memoryview:
     from sidecar.arena.view import attach  # noqa: PLC0415
     from sidecar.observe import logs  # noqa: PLC0415 - the caps are read when libraries are loaded
     from sidecar.recipes import loader  # noqa: F401, PLC0415 - loads every recipe and stage
-    from sidecar.stages import kernels  # noqa: PLC0415
+    from sidecar.stages import fourier, kernels  # noqa: PLC0415
     from sidecar.workers import allocator, process  # noqa: F401, PLC0415
 
     allocator.keep_blocks()
     logs.set_up(logs.LogConfig(**config["log"]))
     kernels.warm()
+    fourier.warm()
     return attach(config["arena"], int(config["arena_bytes"]))
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from sidecar.arena.lease import Lease
 from sidecar.media import Modality, Source
-from sidecar.stages import kernels
+from sidecar.stages import fourier, kernels
 from sidecar.stages.admit.gate import Ticket
 from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.worker import Done, Job, work
@@ -112,6 +112,7 @@ class ThreadWorkers:
     async def open(self) -> None:
         """Threads are there when they are needed; what they run is compiled now."""
         await asyncio.to_thread(kernels.warm)
+        await asyncio.to_thread(fourier.warm)
 
     async def changed(self) -> None:
         await asyncio.get_running_loop().create_future()  # nothing ever does

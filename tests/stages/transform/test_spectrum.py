@@ -1,4 +1,4 @@
-"""Power spectra by matrix products beside numpy's transform."""
+"""Power spectra by the kernel and by matrix products beside numpy's transform."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import pytest
 
 from sidecar.stages.transform.spectrum import BLOCK, Framing, power_blocks
 
-# By products: even and odd lengths of sequences, hops longer than frames and of no common factor, windows
-# shorter than frames. By a transform: 398 and 2048.
+# By the kernel: 400. By products: even and odd lengths of sequences. By a transform: 398 and 2048. Hops longer
+# than frames and of no common factor, windows shorter than frames.
+WHISPER = Framing(400, 160, 400)
 FRAMINGS = [
-    Framing(400, 160, 400),
+    WHISPER,
+    Framing(400, 7, 301, periodic=False),
+    Framing(400, 480, 400),
     Framing(512, 160, 400, periodic=False),
     Framing(512, 160, 512),
     Framing(480, 7, 480),
@@ -52,8 +55,8 @@ def test_power_is_that_of_float64(how: Framing, count: int) -> None:
     assert np.all(np.abs(expected - found) <= 4e-7 * expected + 1e-20 * expected.max())
 
 
-def test_bins_far_below_a_loud_tone_are_right() -> None:
-    how = FRAMINGS[0]
+@pytest.mark.parametrize("how", [WHISPER, Framing(480, 160, 480)], ids=str)
+def test_bins_far_below_a_loud_tone_are_right(how: Framing) -> None:
     wave = np.sin(np.arange(40_000) * 0.0981).astype(np.float32)
     expected, found = by_numpy(wave, 240, how), spectra(wave, 240, how)
     assert expected.min() < 1e-10 * expected.max()
@@ -68,11 +71,11 @@ def test_a_frame_has_the_same_bits_whatever_follows_it(how: Framing) -> None:
 
 
 def test_no_frames_are_no_blocks() -> None:
-    assert not list(power_blocks(lambda start, stop: np.zeros(stop - start, np.float32), 0, FRAMINGS[0]))
+    assert not list(power_blocks(lambda start, stop: np.zeros(stop - start, np.float32), 0, WHISPER))
 
 
-def test_threads_do_not_share_memory() -> None:
-    how = FRAMINGS[0]
+@pytest.mark.parametrize("how", [WHISPER, Framing(480, 160, 480)], ids=str)
+def test_threads_do_not_share_memory(how: Framing) -> None:
     waves = [np.random.default_rng(seed).standard_normal(200_000).astype(np.float32) for seed in range(4)]
     expected = [spectra(wave, 1_000, how) for wave in waves]
     same: list[bool] = []
