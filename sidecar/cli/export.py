@@ -7,6 +7,7 @@ takes and gives, but for UINT8 where the values went in. Nothing of other people
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -160,14 +161,27 @@ def _ensemble(name: str, model: Signature, normalizer: str, ports: Mapping[str, 
     )
 
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be looked at: {error}", key="--triton") from error
+
+
 def _write(repository: Path, models: Mapping[str, Files]) -> tuple[Path, ...]:
     directories = tuple(repository / name for name in models)
     for name, directory in zip(models, directories, strict=True):
-        if name in {"", ".", ".."} or "/" in name:
+        if not _NAME.fullmatch(name):
             raise SettingsError(
-                f"{name!r} is no name for a model: it is to be a directory's", key="--name", value=name
+                f"{name!r} is no name for a model: it is a directory's, 1 to 200 of letters, digits, `_`, `-` and `.`,"
+                " and does not begin with `-` or `.`",
+                key="--name",
+                value=name,
             )
-        if directory.exists() and not _ours(directory):
+        if _exists(directory) and not _ours(directory):
             raise SettingsError(
                 f"{directory} is there and was not written by this command: choose another name, or remove it",
                 key="--name",

@@ -127,12 +127,14 @@ def _show(options: argparse.Namespace) -> int:
         asked = options.image or "size {}x{}".format(*options.size)
         print(f"sidecar: {asked}: {error.message}", file=sys.stderr)  # noqa: T201 - a command's output
         return 1
-    print(json.dumps(told, indent=2) if options.json else "\n".join(_lines(told)))  # noqa: T201 - a command's output
+    text = json.dumps(told, indent=2) if options.json else "\n".join(_lines(told))
+    # A key of the files may hold half a character, which no terminal takes.
+    print(text.encode("utf-8", "backslashreplace").decode())  # noqa: T201 - a command's output
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
-    name = options.name or f"{options.directory.resolve().name}_normalizer"
+    name = options.name if options.name is not None else f"{options.directory.resolve().name}_normalizer"
     written = export(
         # What is normalised does not hang on how it was resized.
         _recipe(options, exact=False, fast=False),
@@ -271,9 +273,9 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _count(text: str) -> int:
-    if text.isascii() and text.isdecimal():
+    if re.fullmatch(r"[0-9]{1,9}", text):
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no count: give a whole number of at least 0")
+    raise argparse.ArgumentTypeError(f"{text!r} is no count: give a whole number from 0 to 999999999")
 
 
 def _rename(text: str) -> tuple[str, str]:

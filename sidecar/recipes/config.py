@@ -7,12 +7,18 @@ what a key means.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Final, TypeGuard
 
 from sidecar.errors import RecipeError
+
+MOST: Final = 2**31 - 1
+"""The largest whole number that any key may hold: what a tensor's axis can be."""
+# What float32 holds with room for a product of two, and its inverse; no processor's number comes near.
+_LARGEST: Final = 1e15
+# Characters of a value that an error repeats.
+_QUOTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +40,24 @@ class Config:
             return value
         raise self.refusal(key, "true or false")
 
-    def integer(self, key: str, default: int, least: int = 1) -> int:
+    def integer(self, key: str, default: int, least: int = 1, most: int = MOST) -> int:
         value = self._get(key, default)
-        if is_count(value, least):
+        if is_count(value, least) and value <= most:
             return value
-        raise self.refusal(key, f"a whole number of at least {least}")
+        bound = "" if most == MOST else f" and at most {most}"
+        raise self.refusal(key, f"a whole number of at least {least}{bound}")
 
     def number(self, key: str, default: float) -> float:
         value = self._get(key, default)
         if _is_number(value):
             return float(value)
-        raise self.refusal(key, "a finite number")
+        raise self.refusal(key, f"a number of at most {_LARGEST:g} either way")
 
     def positive(self, key: str, default: float) -> float:
         value = self.number(key, default)
-        if value > 0:
+        if value >= 1 / _LARGEST:
             return value
-        raise self.refusal(key, "a finite number above 0")
+        raise self.refusal(key, f"a number from {1 / _LARGEST:g} to {_LARGEST:g}")
 
     def triple(self, key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
         """One number a channel; a single number counts for all three."""
@@ -81,6 +88,7 @@ class Config:
 
     def refusal(self, key: str, allowed: str) -> RecipeError:
         found = json.dumps(self.values.get(key), default=str)
+        found = found if len(found) <= _QUOTED else f"{found[:_QUOTED]}..."
         return RecipeError(
             f"{self.source}: `{key}` is {found}, and must be {allowed}",
             file=self.source,
@@ -106,9 +114,9 @@ class Config:
 
 
 def is_count(value: object, least: int = 1) -> TypeGuard[int]:
-    """Whether a JSON value is a whole number of at least `least`; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    """Whether a JSON value is a whole number from `least` to MOST; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST

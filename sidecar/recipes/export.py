@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.errors import MediaError, RecipeError, SettingsError
+from sidecar.errors import CallerError, RecipeError, SettingsError
 from sidecar.media import DataType, Looked, Modality, Pixels, Shaped, TensorSpec
 from sidecar.recipes.recipe import Recipe
 
@@ -91,7 +91,7 @@ def lookups(recipe: Recipe) -> tuple[Lookup, ...]:
 def _of_picture(recipe: Recipe, specs: Sequence[TensorSpec], size: tuple[int, int]) -> tuple[Lookup, ...]:
     try:
         made = recipe.transform(Pixels(np.zeros((*size, 3), np.uint8)))
-    except MediaError as error:
+    except CallerError as error:
         raise RecipeError(
             f"{recipe.processor}: the layout cannot be read off a picture of {size[1]}x{size[0]}: {error.message}"
         ) from error

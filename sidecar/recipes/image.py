@@ -85,6 +85,10 @@ _SMALLER: Final = (
 _SMOOTH: Final = frozenset(FILTERS) - {0, 4}
 
 
+# Far below any picture's, and far above where float32 would make an infinity of a quotient.
+_LEAST_STD: Final = 1e-6
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a picture of one size becomes. Families add what they need to lay it out.
@@ -289,8 +293,10 @@ def _normalization(config: Config, defaults: Defaults) -> Normalization:
     if not config.flag("do_normalize", defaults.normalizes):
         return Normalization(scale)
     std = config.triple("image_std", defaults.std)
-    if 0.0 in std:
-        raise config.refusal("image_std", "other than 0 in every channel: values are divided by it")
+    if min(map(abs, std)) < _LEAST_STD:
+        raise config.refusal(
+            "image_std", f"at least {_LEAST_STD:g} in every channel: values are divided by it"
+        )
     return Normalization(scale, config.triple("image_mean", defaults.mean), std)
 
 

@@ -116,7 +116,7 @@ def _beside(directory: Path, name: str) -> Config | None:
 
 def _processors(directory: Path) -> list[_Found]:
     """Every processor that the directory's files name; never none. Raises RecipeError."""
-    if not directory.is_dir():
+    if not _is_directory(directory):
         raise RecipeError(
             f"{directory} is not a directory: give the one with the model's {_FLAT}", file=directory
         )
@@ -146,6 +146,13 @@ def _processors(directory: Path) -> list[_Found]:
     return found
 
 
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
+
+
 def _section(
     directory: Path, kind: _Kind, nested: Mapping[str, object], flat: Mapping[str, object] | None
 ) -> Config | None:
@@ -167,10 +174,10 @@ def _by_model_type(directory: Path, config: Config) -> tuple[str, ...]:
         keys = " or ".join(kind.type_key for kind in _KINDS)
         raise RecipeError(
             f"{config.source} names no processor ({keys}), and the model_type in {_MODEL} beside it is"
-            f" {json.dumps(model)}; supported: {', '.join(FAMILIES)}",
+            f" {json.dumps(model)[:200]}; supported: {', '.join(FAMILIES)}",
             file=config.source,
             key="model_type",
-            value=json.dumps(model),
+            value=json.dumps(model)[:200],
             allowed=", ".join(MODEL_TYPES),
         )
     return processors
@@ -187,6 +194,8 @@ def _read(path: Path) -> dict[str, object] | None:
         raise RecipeError(f"{path} is not JSON: {error.msg} at line {error.lineno}", file=path) from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read: {error}", file=path) from error
+    except (RecursionError, ValueError) as error:
+        raise RecipeError(f"{path} is nested too deeply, or holds too long a number", file=path) from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must hold a JSON object, and holds {type(values).__name__}", file=path)
     return values

@@ -35,6 +35,11 @@ HARMLESS: Final = frozenset({
     "model_input_names", "processor_class", "return_tensors", "transformers_version",
 })  # fmt: skip
 
+MOST_SAMPLES: Final = 8192
+"""Of a window or its transform, and the most bands; processors have some hundreds. A transform costs their square."""
+MOST_RATE: Final = 768_000
+"""Hertz, twice what any recording has."""
+
 _REFERENCES: Final = ("auto", "numpy")
 _RESAMPLERS: Final = ("soxr_hq", "swresample")
 

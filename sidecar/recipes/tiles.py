@@ -16,6 +16,8 @@ from sidecar.stages.transform.resize import MOST_RESIZED_BYTES
 
 Grid = tuple[int, int]
 """Tiles (down, across)."""
+MOST_TILES = 1000
+"""That a picture may be cut into; models take up to some forty. Every grid of so many is looked at for a picture."""
 
 
 def in_tiles(pixels: npt.NDArray[np.uint8], grid: Grid) -> npt.NDArray[np.uint8]:
@@ -66,7 +68,9 @@ def square_tile(config: Config, default: Size) -> int:
 
 
 def check_canvas(config: Config, key: str, tile: Size, most: int) -> None:
-    """Raises RecipeError where a picture of so many tiles could never be resized."""
+    """Raises RecipeError where a picture of so many tiles could never be resized, or has too many to choose from."""
+    if most > MOST_TILES:
+        raise config.refusal(key, f"at most {MOST_TILES} tiles")
     if tile[0] * tile[1] * most * 4 > MOST_RESIZED_BYTES:
         raise config.refusal(
             key,

@@ -433,3 +433,35 @@ def test_a_recipe_does_not_take_the_other_kind_of_media() -> None:
             )
         with pytest.raises(InternalError):
             recipe.output_bytes(speech(1.0) if image else photo(9, 9), {})
+
+
+DEEP = '{"image_processor_type": "CLIPImageProcessor", "size": ' + "[" * 5000 + "1" + "]" * 5000 + "}"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        DEEP,
+        '{"image_processor_type": "CLIPImageProcessor", "size": ' + "1" * 5000 + "}",
+        {**CLIP, "rescale_factor": 10**400},
+        {**CLIP, "rescale_factor": 1e-300},
+        {**CLIP, "image_std": 1e-50},
+        {**CLIP, "image_mean": [1e300, 0, 0]},
+        {**CLIP, "size": 10**400},
+        {**WHISPER, "n_fft": 480_000},
+        {**WHISPER, "feature_size": 2**40},
+        {"feature_extractor_type": "ParakeetFeatureExtractor", "n_fft": 65_536},
+        {"feature_extractor_type": "Gemma3nAudioFeatureExtractor", "frame_length_ms": 1e308},
+        {"image_processor_type": "GotOcr2ImageProcessor", "size": [1, 1], "max_patches": 6 * 10**7},
+        {"image_processor_type": "LlavaNextImageProcessor", "crop_size": 1, "size": 1},
+        {"image_processor_type": "Llama4ImageProcessor", "max_patches": 10**5},
+        {"image_processor_type": "Phi4MultimodalImageProcessor", "dynamic_hd": 10**7},
+        {"image_processor_type": "MiniCPMV4_6ImageProcessor", "max_slice_nums": 10**7},
+        {"image_processor_type": "ConvNextImageProcessor", "size": 224, "crop_pct": 1e-308},
+    ],
+    ids=lambda keys: str(keys)[:80],
+)
+def test_numbers_that_would_take_the_server_down_are_refused_in_few_words(model: Write, keys: Any) -> None:
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(model(preprocessor_config=keys))
+    assert len(refused.value.message) < 2000

@@ -25,6 +25,7 @@ _DEFAULTS: Final = Defaults(BICUBIC, HALF, HALF, False)
 _EDGE: Final = 384
 # The processor's own: from this edge on nothing is cut.
 _WHOLE_FROM: Final = 384
+_LEAST_SHARE: Final = 0.1
 
 
 def convnext_recipe(config: Config, processor: str, choice: Choice) -> PlainRecipe:
@@ -38,8 +39,8 @@ def convnext_recipe(config: Config, processor: str, choice: Choice) -> PlainReci
     if edge >= _WHOLE_FROM:
         return PlainRecipe(shared, Fixed(edge, edge), None)
     share = config.positive("crop_pct", 224 / 256)
-    if share > 1:
-        raise config.refusal("crop_pct", "above 0 and at most 1")
+    if not _LEAST_SHARE <= share <= 1:
+        raise config.refusal("crop_pct", f"from {_LEAST_SHARE} to 1")
     return PlainRecipe(shared, ShortestEdge(int(edge / share)), (edge, edge))
 
 

@@ -195,6 +195,8 @@ def llama4_recipe(config: Config, processor: str, choice: Choice) -> CanvasRecip
 
 def _chunk(config: Config, side: int) -> int:
     ratio = config.positive("pixel_shuffle_ratio", 0.5)
+    if not 1 / side <= ratio <= 1:
+        raise config.refusal("pixel_shuffle_ratio", f"from 1/{side} to 1")
     return (side // config.integer("patch_size", 14)) ** 2 // max(1, round(1 / ratio**2))
 
 

@@ -48,6 +48,7 @@ from sidecar.recipes.image import (
     Plan,
     common,
 )
+from sidecar.recipes.tiles import MOST_TILES
 from sidecar.stages.transform.geometry import Crop, Fixed, ShortestEdge, Size, Span, center_crop, resized
 from sidecar.stages.transform.resize import FILTERS, MOST_RESIZED_BYTES, resize
 
@@ -230,6 +231,8 @@ def anyres_recipe(defaults: AnyresDefaults, config: Config, processor: str, choi
     crop = cut_by if config.flag("do_center_crop", defaults.crop is not None) else None
     tile, cut = crop or _whole(rule), (cut_by or _whole(rule))[0]
     pinpoints = _pinpoints(config, defaults)
+    if any(math.ceil(height / cut) * math.ceil(width / cut) > MOST_TILES for height, width in pinpoints):
+        raise config.refusal(_PINPOINTS, f"at most {MOST_TILES} tiles of {cut}x{cut} each")
     for size in _cuts(pinpoints, cut):
         target = resized(size, rule)
         if math.prod(target) * 4 > MOST_RESIZED_BYTES or (crop is None and target != tile):
@@ -305,7 +308,7 @@ def _size(config: Config, key: str, value: object, allowed: str) -> Size:
 
 def _patch_count(config: Config, tile: Size) -> Count | None:
     """LLaVA-NeXT's: patches follow from the tile's size."""
-    name = config.raw("processor_class")
+    name = config.whole_processor or None
     if name not in _BY_PATCH or config.raw("patch_size") is None:
         return None
     patch = config.integer("patch_size", 1)
@@ -320,19 +323,19 @@ def _rate(config: Config) -> Fraction:
     match value:
         case None:
             return Fraction(1)
-        case str() if re.fullmatch(r"[0-9]+/[1-9][0-9]*", value):
+        case str() if re.fullmatch(r"[0-9]{1,6}/[1-9][0-9]{0,5}", value):
             return Fraction(value)
     raise config.refusal("downsample_rate", 'a fraction, such as "1/4"')
 
 
 def _token_count(config: Config, _: Size) -> Count | None:
     """LLaVA-OneVision's: a tile's tokens are told, and are a square of patches."""
-    name = config.raw("processor_class")
+    name = config.whole_processor or None
     if name not in _BY_TOKENS or config.raw("num_image_tokens") is None:
         return None
     tokens = config.integer("num_image_tokens", 1)
     ratio = config.raw("vision_aspect_ratio")
-    most = re.fullmatch(r"anyres_max_([1-9][0-9]*)", "anyres_max_9" if ratio is None else str(ratio))
+    most = re.fullmatch(r"anyres_max_([1-9][0-9]{0,5})", "anyres_max_9" if ratio is None else str(ratio))
     if most is None:
         raise config.refusal("vision_aspect_ratio", "anyres_max_ and a number of tiles")
     side = math.isqrt(tokens)

@@ -34,6 +34,7 @@ from sidecar.media import DataType, Looked, Pixels, Shaped, TensorSpec
 from sidecar.recipes.choice import Choice
 from sidecar.recipes.config import Config
 from sidecar.recipes.image import BICUBIC, HALF, PIXELS, Defaults, ImageRecipe, Plan, common, torchvision_only
+from sidecar.recipes.tiles import MOST_TILES
 from sidecar.stages.transform.geometry import Size
 from sidecar.stages.transform.resize import FILTERS, MOST_RESIZED_BYTES
 
@@ -197,7 +198,7 @@ def slice_recipe(
     """
     config.one_of("do_resize", True, (True,))
     config.one_of("downsample_mode", mode, tuple(_MERGED))
-    edge, most = config.integer("scale_resolution", 448), config.integer("max_slice_nums", 9)
+    edge, most = config.integer("scale_resolution", 448), config.integer("max_slice_nums", 9, most=MOST_TILES)
     if edge * edge * most * 4 > MOST_RESIZED_BYTES:
         raise config.refusal(
             "max_slice_nums",

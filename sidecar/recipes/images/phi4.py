@@ -45,6 +45,7 @@ from sidecar.recipes.image import (
     common,
     torchvision_only,
 )
+from sidecar.recipes.tiles import MOST_TILES
 from sidecar.stages.transform.geometry import Size
 from sidecar.stages.transform.normalize import Table
 from sidecar.stages.transform.resize import MOST_RESIZED_BYTES
@@ -268,7 +269,7 @@ def crop_recipe(config: Config, processor: str, choice: Choice) -> CropRecipe:
     """The recipe that a processor's keys describe. Raises RecipeError; see Config and `common`."""
     config.one_of("do_resize", True, (True,))
     config.one_of("resample", BICUBIC, (BICUBIC,))
-    edge, most = _edge(config), config.integer("dynamic_hd", 36)
+    edge, most = _edge(config), config.integer("dynamic_hd", 36, most=MOST_TILES)
     if edge * edge * most * 4 > MOST_RESIZED_BYTES:
         raise config.refusal(
             "dynamic_hd",

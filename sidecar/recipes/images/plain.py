@@ -47,6 +47,7 @@ from sidecar.stages.transform.geometry import (
     resized,
 )
 from sidecar.stages.transform.resize import FILTERS, MOST_RESIZED_BYTES, cropped
+from sidecar.stages.transform.turn import together
 
 _KEYS: Final = frozenset({
     "crop_size", "default_to_square", "do_center_crop", "do_pad", "pad_size", "use_square_size",
@@ -128,11 +129,12 @@ class PlainRecipe(ImageRecipe[PlainPlan]):
         )
 
     def shape(self, frames: Pixels, plan: PlainPlan) -> tuple[Shaped, ...]:
-        pixels = frames.array
         if self.rule is not None:
             pixels = self.resized(frames, plan.target, plan.crop)
         elif plan.crop is not None:
-            pixels = cropped(pixels, plan.crop)
+            pixels = cropped(frames.array, plan.crop)
+        else:
+            pixels = together(frames.array)
         return (Shaped.channels_first(PIXELS, pixels, self.table),)
 
 

@@ -154,8 +154,8 @@ def _padded(samples: int) -> int:
 def _recipe(config: Config, processor: str, choice: Choice, kind: _Kind) -> GemmaRecipe:
     config.one_of("dither", 0.0, (0.0, 0))
     config.one_of("padding_side", "right", ("right",))
-    rate = config.integer("sampling_rate", 16_000)
-    bands = config.integer("feature_size", 128)
+    rate = config.integer("sampling_rate", 16_000, most=sound.MOST_RATE)
+    bands = config.integer("feature_size", 128, most=sound.MOST_SAMPLES)
     frame, hop = (
         round(rate * config.positive(key, default) / 1000.0)
         for key, default in (("frame_length_ms", kind.frame_ms), ("hop_length_ms", 10.0))

@@ -98,11 +98,11 @@ def parakeet_recipe(config: Config, processor: str, choice: Choice) -> ParakeetR
     """The recipe that the extractor's keys describe. Raises RecipeError; see Config."""
     silent = "preemphasis" in config.values and config.raw("preemphasis") is None
     mel = Normalized(
-        rate=config.integer("sampling_rate", 16_000),
-        n_fft=config.integer("n_fft", 512, least=2),
+        rate=config.integer("sampling_rate", 16_000, most=sound.MOST_RATE),
+        n_fft=config.integer("n_fft", 512, least=2, most=sound.MOST_SAMPLES),
         window=config.integer("win_length", 400, least=2),
         hop=config.integer("hop_length", 160),
-        bands=config.integer("feature_size", 80),
+        bands=config.integer("feature_size", 80, most=sound.MOST_SAMPLES),
         emphasis=0.0 if silent else config.number("preemphasis", 0.97),
     )
     if mel.n_fft % 2:

@@ -110,8 +110,8 @@ def seamless_recipe(config: Config, processor: str, choice: Choice) -> SeamlessR
         resampler=sound.resampler(config, processor, choice),
         mask=True,
         ignored=config.ignored(_KEYS),
-        rate=config.integer("sampling_rate", 16_000, least=100),
-        bands=config.integer("num_mel_bins", 80),
+        rate=config.integer("sampling_rate", 16_000, least=100, most=sound.MOST_RATE),
+        bands=config.integer("num_mel_bins", 80, most=sound.MOST_SAMPLES),
         stride=config.integer("stride", 2, least=2),
         padding_value=config.number("padding_value", 0.0),
     )

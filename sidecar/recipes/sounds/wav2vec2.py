@@ -80,7 +80,7 @@ def wave_recipe(config: Config, processor: str, choice: Choice) -> WaveRecipe:
         resampler=sound.resampler(config, processor, choice),
         mask=config.flag("return_attention_mask", False),
         ignored=config.ignored(_KEYS),
-        rate=config.integer("sampling_rate", 16_000),
+        rate=config.integer("sampling_rate", 16_000, most=sound.MOST_RATE),
         normalize=config.flag("do_normalize", True),
     )
 

@@ -195,13 +195,13 @@ def whisper_recipe(config: Config, processor: str, choice: Choice) -> WhisperRec
     config.one_of("dither", 0.0, (0.0, 0))
     config.one_of("padding_side", "right", ("right",))
     mel = Mel(
-        rate=config.integer("sampling_rate", 16_000, least=_LEAST_RATE),
-        n_fft=config.integer("n_fft", 400, least=2),
+        rate=config.integer("sampling_rate", 16_000, least=_LEAST_RATE, most=sound.MOST_RATE),
+        n_fft=config.integer("n_fft", 400, least=2, most=sound.MOST_SAMPLES),
         hop=config.integer("hop_length", 160),
-        bands=config.integer("feature_size", 80),
+        bands=config.integer("feature_size", 80, most=sound.MOST_SAMPLES),
     )
     use = _use(config)
-    length = config.integer("chunk_length", 30) * mel.rate
+    length = config.integer("chunk_length", 30, most=86_400) * mel.rate
     if use.extent is _Extent.CHUNKS:
         config.one_of("hop_length", _VOXTRAL_HOP, (_VOXTRAL_HOP,))
         length = _VOXTRAL_CHUNK

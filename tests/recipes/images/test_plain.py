@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from sidecar.errors import RecipeError
-from sidecar.media import ImageInfo
+from sidecar.media import DataType, ImageInfo, Pixels, Source
+from sidecar.stages.decode import decode
+from sidecar.stages.pack import pack
+from sidecar.stages.probe import probe
 from testbed.parity import Keys
 from testbed.pictures import pictures
 from tests.recipes.images.judge import BACKENDS, agree, recipe_of, skip_without
@@ -73,3 +79,22 @@ def test_a_classifier_takes_no_placeholders(tmp_path: Path) -> None:
 def test_what_convnext_cannot_follow_is_refused(keys: Keys, tmp_path: Path) -> None:
     with pytest.raises(RecipeError):
         recipe_of(of("ConvNext", **keys), tmp_path, "pil")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    "keys", [of("ViT", do_resize=False), of("CLIP", do_resize=False, crop_size=64)], ids=str
+)
+def test_a_turned_picture_that_is_not_resized_is_turned(keys: Keys, orientation: int, tmp_path: Path) -> None:
+    """Decode hands on a view of a turned JPEG, and nothing between it and pack lays it out."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x112] = orientation
+    pixels = np.random.default_rng(2).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG", exif=exif)
+    recipe, source = recipe_of(keys, tmp_path, "pil"), Source(file.getvalue())
+    info = probe(source)
+    frames = decode(source, info, recipe.decode_target(info))
+    assert isinstance(frames, Pixels)
+    (found,) = pack(recipe.transform(frames), {"pixel_values": DataType.UINT8})
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
+    assert upright.transpose(2, 0, 1).tobytes() == bytes(found.data)
