@@ -15,7 +15,7 @@ from sidecar.errors import CallerError, SettingsError
 from sidecar.media import AudioInfo, DataType, ImageInfo, Modality, Source, TensorSpec
 from sidecar.recipes.export import VALUES
 from sidecar.recipes.image import ImageRecipe
-from sidecar.recipes.loader import load_recipe, source_of
+from sidecar.recipes.loader import load_recipe, source_of, video_processor
 from sidecar.recipes.recipe import Recipe, ignored_step
 from sidecar.recipes.sound import SoundRecipe
 from sidecar.stages.admit.cost import predict
@@ -119,6 +119,7 @@ def _show(options: argparse.Namespace) -> int:
         "steps": [step for step in shown.steps if step not in ignored_step(_ignored(shown))],
         "outputs": [_output(shown, spec) for spec in shown.outputs],
         "ignored": list(_ignored(shown)),
+        "video": video_processor(options.directory),
     }
     try:
         if (info := _picture(options, shown)) is not None:
@@ -244,6 +245,8 @@ def _lines(told: Told) -> Iterator[str]:
             f"{', optional' if output['optional'] else ''}; can be {', '.join(output['accepts'])}"
         )
     yield f"keys ignored, as the processor itself does: {', '.join(told['ignored']) or 'none'}"
+    if told["video"]:
+        yield f"for video: {told['video']}, which is not served yet"
     if "picture" in told:
         yield from _picture_lines(told["picture"])
 

@@ -22,6 +22,7 @@ from sidecar.recipes.families import FAMILIES
 from sidecar.recipes.model_types import MODEL_TYPES
 from sidecar.recipes.recipe import Recipe
 
+_VIDEO: Final = "video_preprocessor_config.json"
 _NESTED: Final = "processor_config.json"
 _FLAT: Final = "preprocessor_config.json"
 _MODEL: Final = "config.json"
@@ -102,6 +103,16 @@ def load_recipe(
     ((family, item),) = families.items()
     config = replace(item.config, processor=_beside(directory, _NESTED), model=_beside(directory, _MODEL))
     return FAMILIES[family](config, item.processor, Choice(reference, exact, resampler, fast))
+
+
+def video_processor(directory: Path) -> str:
+    """The processor for video that a directory's files name, "" for none. Video is not served yet; see `recipe show`.
+
+    Raises RecipeError where a file is no JSON object.
+    """
+    nested, flat = (_read(directory / _NESTED) or {}).get("video_processor"), _read(directory / _VIDEO)
+    keys = nested if isinstance(nested, dict) else flat or {}
+    return str(keys.get("video_processor_type") or ("unnamed" if keys else ""))
 
 
 def source_of(directory: Path, recipe: Recipe) -> str:

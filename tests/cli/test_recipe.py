@@ -120,6 +120,20 @@ class TestShow:
             "predicted": {"cpu_ms": 0.347, "decoded_bytes": 14112},
         }
 
+    @pytest.mark.parametrize("nested", [True, False])
+    def test_a_processor_for_video_is_named_and_said_not_to_be_served(
+        self, capsys: Said, tmp_path: Path, *, nested: bool
+    ) -> None:
+        keys = {"video_processor_type": "Qwen2VLVideoProcessor", "fps": 2}
+        files: dict[str, object] = {"preprocessor_config": {"image_processor_type": "Qwen2VLImageProcessor"}}
+        files |= (
+            {"processor_config": {"video_processor": keys}} if nested else {"video_preprocessor_config": keys}
+        )
+        for name, content in files.items():
+            (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        assert run(["recipe", "show", str(tmp_path)], {}) == 0
+        assert "for video: Qwen2VLVideoProcessor, which is not served yet\n" in capsys.readouterr().out
+
     def test_ignored_keys_are_listed_for_people_too(self, capsys: Said, tmp_path: Path) -> None:
         directory = model_dir(tmp_path, image_processor_type="ViTImageProcessor", colour="blue", age=3)
         assert run(["recipe", "show", str(directory)], {}) == 0
