@@ -207,8 +207,8 @@ FAMILY_CONFIGS: Final[dict[str, Keys]] = {
             *(
                 _of(f"{name}ImageProcessor", CLASS_DEFAULTS)
                 for name in (
-                    "DeepseekOcr2", "Ernie4_5_VLMoe", "Ernie4_5_VL_Moe", "Gemma4", "Glm46V", "MiniCPMOcr",
-                    "MiniCPMV4_6", "MiniMaxM3VL", "Ovis2", "Pvt", "VideoLlama3",
+                    "Ernie4_5_VLMoe", "Ernie4_5_VL_Moe", "Gemma4", "Glm46V", "MiniCPMOcr",
+                    "MiniCPMV4_6", "MiniMaxM3VL", "Pvt", "VideoLlama3",
                 )
             ),
             *(

@@ -192,7 +192,15 @@ class ImageRecipe(ABC, Generic[PlanT]):
         steps.append(f"as transformers' {common.reference} backend does, {faith}")
         return (*steps, *ignored_step(common.ignored))
 
+    @property
+    def fills_up(self) -> bool:
+        """Whether zeros are put among the pixels after they are normalised."""
+        return False
+
     def accepts(self, output: str, data_type: DataType) -> bool:
+        """See Recipe. Bytes are refused where zeros are filled in that are no byte's value."""
+        if output == PIXELS and data_type is DataType.UINT8 and self.fills_up and self.table[:, 0].any():
+            return False
         return data_type in (VALUES if output == PIXELS else COUNTS)
 
     def decode_target(self, info: MediaInfo) -> DecodeTarget:

@@ -49,6 +49,11 @@ _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 30.0
 
 
+def _pause_s(times: int) -> float:
+    """The pause, doubled so many times."""
+    return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(10, times))
+
+
 @dataclass(frozen=True, slots=True)
 class WorkersConfig:
     """Where jobs run, and how long they may. Times are seconds.
@@ -428,9 +433,8 @@ class ProcessWorkers:
             self._let_go(worker)
             self._empty.add(worker.place)
         self._barren += 1
-        pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(10, self._barren))
         self._nursery_warm = False
-        self._loop.call_later(pause, self._start_nursery_again)
+        self._loop.call_later(_pause_s(self._barren), self._start_nursery_again)
 
     def _start_nursery_again(self) -> None:
         if not self._closed:
@@ -442,7 +446,7 @@ class ProcessWorkers:
         if extra <= 0:
             self._spawn(place)
             return
-        pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(10, extra - 1))
+        pause = _pause_s(extra - 1)
         log.error(
             "%d workers in a row ended without finishing anything: the next in %.1f s",
             self._fruitless[place],

@@ -24,7 +24,7 @@ from sidecar.media import DataType, Pixels, Shaped, TensorSpec
 from sidecar.recipes.choice import Choice
 from sidecar.recipes.config import Config
 from sidecar.recipes.image import BICUBIC, PIXELS, Defaults, ImageRecipe, common
-from sidecar.recipes.images.siglip2 import BudgetPlan, accepts_filled, filled_patches, grid_of
+from sidecar.recipes.patches import BudgetPlan, filled_patches, grid_of
 from sidecar.stages.transform.geometry import Size
 from sidecar.stages.transform.resize import FILTERS
 
@@ -62,8 +62,9 @@ class Gemma4Recipe(ImageRecipe[BudgetPlan]):
             TensorSpec(_TOKENS, DataType.INT64, ()),
         )
 
-    def accepts(self, output: str, data_type: DataType) -> bool:
-        return accepts_filled(self.table, output, data_type)
+    @property
+    def fills_up(self) -> bool:
+        return True
 
     def plan(self, size: Size) -> BudgetPlan:
         target = pooled(size, self.patch, self.pool, self.most) if self.resizes else size

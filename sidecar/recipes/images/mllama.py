@@ -73,12 +73,10 @@ class PaddedRecipe(ImageRecipe[PaddedPlan]):
             TensorSpec(_COUNT, DataType.INT64, (1,)),
         )
 
-    def accepts(self, output: str, data_type: DataType) -> bool:
-        """Not bytes where a missing tile's zeros are no byte's value."""
-        if output == PIXELS and data_type is DataType.UINT8 and self.most > 1 and self.table[:, 0].any():
-            return False
-        # Not super(): a dataclass with slots is made anew, and is not the class that it would look for.
-        return ImageRecipe.accepts(self, output, data_type)
+    @property
+    def fills_up(self) -> bool:
+        """Missing tiles are zeros."""
+        return self.most > 1
 
     def plan(self, size: Size) -> PaddedPlan:
         grid = best_canvas(size, self.side, self.most)

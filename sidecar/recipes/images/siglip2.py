@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from sidecar.errors import CorruptMedia
-from sidecar.media import Blank, DataType, Looked, Pixels, Shaped, TensorSpec
+from sidecar.media import DataType, Pixels, Shaped, TensorSpec
 from sidecar.recipes.choice import Choice
 from sidecar.recipes.config import Config
-from sidecar.recipes.image import BILINEAR, COUNTS, HALF, PIXELS, VALUES, Defaults, ImageRecipe, Plan, common
+from sidecar.recipes.image import BILINEAR, HALF, PIXELS, Defaults, ImageRecipe, common
+from sidecar.recipes.patches import BudgetPlan, filled_patches, grid_of
 from sidecar.stages.transform.geometry import Size
-from sidecar.stages.transform.normalize import Table
 from sidecar.stages.transform.resize import FILTERS
 
 _MASK: Final = "pixel_attention_mask"
@@ -37,14 +35,6 @@ _DEFAULTS: Final = Defaults(BILINEAR, HALF, HALF, False)
 _LEAST: Final = 1e-6
 _MOST: Final = 100.0
 _WIDTH: Final = 1e-5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetPlan(Plan):
-    """`target` is the size after the resize, (height, width) in pixels; `grid` its patches down and across."""
-
-    target: Size
-    grid: Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +61,9 @@ class Siglip2Recipe(ImageRecipe[BudgetPlan]):
             TensorSpec(_SHAPES, DataType.INT64, (2,)),
         )
 
-    def accepts(self, output: str, data_type: DataType) -> bool:
-        return accepts_filled(self.table, output, data_type)
+    @property
+    def fills_up(self) -> bool:
+        return True
 
     def plan(self, size: Size) -> BudgetPlan:
         target = filled(size, self.patch, self.most) if self.resizes else size
@@ -110,32 +101,6 @@ def filled(size: Size, patch: int, most: int) -> Size:
         else:
             high = middle
     return scaled(low)
-
-
-def grid_of(target: Size, patch: int, most: int, processor: str) -> Size:
-    """Patches down and across. Raises CorruptMedia where they are no whole ones, or more than `most`."""
-    height, width = target
-    if height % patch or width % patch or height * width > most * patch**2:
-        raise CorruptMedia(
-            f"the picture is {width}x{height} (width x height), and {processor} takes multiples of {patch} a side, at"
-            f" most {most} patches of it: resize it before sending, or set `do_resize`"
-        )
-    return height // patch, width // patch
-
-
-def filled_patches(pixels: npt.NDArray[np.uint8], patch: int, most: int, table: Table) -> Shaped:
-    """The pixels as `most` patches of [row, column, channel], row by row, the missing ones zeros."""
-    height, width, _ = pixels.shape
-    cut = pixels.reshape(height // patch, patch, width // patch, patch, 3).transpose(0, 2, 1, 3, 4)
-    length = 3 * patch**2
-    return Shaped(PIXELS, (most, length), (Looked(cut, 4, table), Blank(most * length - cut.size)))
-
-
-def accepts_filled(table: Table, output: str, data_type: DataType) -> bool:
-    """As `accepts`, for pixels among which zeros are filled in: in bytes only where byte 0 stands for zero."""
-    if output == PIXELS and data_type is DataType.UINT8:
-        return not table[:, 0].any()
-    return data_type in (VALUES if output == PIXELS else COUNTS)
 
 
 def siglip2_recipe(config: Config, processor: str, choice: Choice) -> Siglip2Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from sidecar.recipes.image import ImageRecipe, Plan
 from sidecar.recipes.loader import load_recipe
 from sidecar.stages.pack import pack
 from testbed.parity import Keys, reference_outputs
+from testbed.pictures import pictures
 from testbed.torchvision_import import import_torchvision
 
 BACKENDS = ("pil", "torchvision")
+# Elements of a picture from which on it is left to the long suites.
+_LARGE = 1_000_000
 
 
 def skip_without(backend: str) -> None:
@@ -82,6 +85,38 @@ def agree(
         expected = reference_outputs(keys, backend, picture, **switches)
         found = made(recipe, picture, natural | {pixels.name: DataType.UINT8})
         _same(pixels, expected[pixels.name], found[pixels.name])
+
+
+def agree_on(
+    keys: Keys,
+    backend: str,
+    directory: Path,
+    shown: Iterable[npt.NDArray[np.uint8]],
+) -> None:
+    """Asserts that the recipe of these keys promises the reference's bits, and has them for every picture shown.
+
+    Skips where the judge is not at hand.
+    """
+    skip_without(backend)
+    recipe = recipe_of(keys, directory, backend)
+    assert recipe.exact
+    for picture in shown:
+        agree(recipe, keys, backend, picture)
+
+
+def small() -> Iterator[npt.NDArray[np.uint8]]:
+    """The testbed's pictures for every run."""
+    return (picture for _, picture in pictures() if picture.size < _LARGE)
+
+
+def large() -> Iterator[npt.NDArray[np.uint8]]:
+    """Those for the long suites."""
+    return (picture for _, picture in pictures() if picture.size >= _LARGE)
+
+
+def every() -> Iterator[npt.NDArray[np.uint8]]:
+    """All of them."""
+    return (picture for _, picture in pictures())
 
 
 def _same(spec: TensorSpec, expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> None:

@@ -14,8 +14,8 @@ from sidecar.errors import CorruptMedia, RecipeError
 from sidecar.media import ImageInfo
 from sidecar.recipes.images.gemma3 import PanAndScan
 from testbed.parity import Keys, processor
-from testbed.pictures import KINDS, pictures
-from tests.recipes.images.judge import BACKENDS, agree, recipe_of, skip_without
+from testbed.pictures import KINDS
+from tests.recipes.images.judge import BACKENDS, agree, agree_on, every, recipe_of, skip_without, small
 
 WHOLE: Keys = {"processor_class": "Gemma3Processor", "image_seq_length": 256}
 
@@ -58,22 +58,14 @@ CONFIGS = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_pixels_and_crops_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(CONFIGS[name], tmp_path, backend)
-    assert recipe.exact
-    for _, picture in pictures():
-        if picture.size < 1_000_000:
-            agree(recipe, CONFIGS[name], backend, picture)
+    agree_on(CONFIGS[name], backend, tmp_path, small())
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_picture_is_bit_equal_at_the_published_size(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(PUBLISHED[name], tmp_path, backend)
-    for _, picture in pictures():
-        agree(recipe, PUBLISHED[name], backend, picture)
+    agree_on(PUBLISHED[name], backend, tmp_path, every())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -13,8 +13,8 @@ from sidecar.errors import CorruptMedia, RecipeError
 from sidecar.media import DataType, ImageInfo
 from sidecar.recipes.images.gemma4 import pooled
 from testbed.parity import Keys
-from testbed.pictures import KINDS, pictures
-from tests.recipes.images.judge import BACKENDS, agree, recipe_of, skip_without
+from testbed.pictures import KINDS
+from tests.recipes.images.judge import BACKENDS, agree, agree_on, large, recipe_of, skip_without, small
 
 
 def gemma4(**keys: object) -> Keys:
@@ -43,23 +43,14 @@ PUBLISHED = ("gemma-4", "the least budget")
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_patches_positions_and_tokens_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(CONFIGS[name], tmp_path, backend)
-    assert recipe.exact
-    for _, picture in pictures():
-        if picture.size < 1_000_000:
-            agree(recipe, CONFIGS[name], backend, picture)
+    agree_on(CONFIGS[name], backend, tmp_path, small())
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("keys", [*(CONFIGS[name] for name in PUBLISHED), gemma4(max_soft_tokens=1120)])
 def test_large_pictures_are_bit_equal(keys: Keys, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(keys, tmp_path, backend)
-    for _, picture in pictures():
-        if picture.size >= 1_000_000:
-            agree(recipe, keys, backend, picture)
+    agree_on(keys, backend, tmp_path, large())
 
 
 @given(

@@ -17,7 +17,7 @@ from sidecar.media import ImageInfo
 from sidecar.recipes.images.got_ocr2 import covering_grid
 from testbed.parity import Keys, processor
 from testbed.pictures import KINDS, pictures
-from tests.recipes.images.judge import BACKENDS, agree, recipe_of, skip_without
+from tests.recipes.images.judge import BACKENDS, agree, agree_on, every, recipe_of, skip_without, small
 
 
 def got(**keys: object) -> Keys:
@@ -76,12 +76,7 @@ COHERE = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_tiles_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(CONFIGS[name], tmp_path, backend)
-    assert recipe.exact
-    for _, picture in pictures():
-        if picture.size < 1_000_000:
-            agree(recipe, CONFIGS[name], backend, picture)
+    agree_on(CONFIGS[name], backend, tmp_path, small())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -108,10 +103,7 @@ def test_tiles_of_cohere_are_bit_equal(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_all_pictures_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(PUBLISHED[name], tmp_path, backend)
-    for _, picture in pictures():
-        agree(recipe, PUBLISHED[name], backend, picture)
+    agree_on(PUBLISHED[name], backend, tmp_path, every())
 
 
 @pytest.mark.full

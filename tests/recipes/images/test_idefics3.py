@@ -16,7 +16,7 @@ from sidecar.errors import MediaTooLarge, RecipeError
 from sidecar.media import ImageInfo
 from testbed.parity import Keys, processor, reference_outputs
 from testbed.pictures import KINDS, pictures
-from tests.recipes.images.judge import BACKENDS, agree, recipe_of, skip_without
+from tests.recipes.images.judge import BACKENDS, agree, agree_on, recipe_of, skip_without, small
 
 
 def idefics(**keys: object) -> Keys:
@@ -62,12 +62,7 @@ CONFIGS = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_squares_masks_and_grids_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(CONFIGS[name], tmp_path, backend)
-    assert recipe.exact
-    for _, picture in pictures():
-        if picture.size < 1_000_000:
-            agree(recipe, CONFIGS[name], backend, picture)
+    agree_on(CONFIGS[name], backend, tmp_path, small())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sidecar.errors import CorruptMedia, RecipeError
 from sidecar.media import ImageInfo
 from testbed.parity import Keys, processor
-from testbed.pictures import KINDS, pictures
-from tests.recipes.images.judge import agree, recipe_of, skip_without
+from testbed.pictures import KINDS
+from tests.recipes.images.judge import agree, agree_on, large, recipe_of, skip_without, small
 
 
 def kimi(**keys: object) -> Keys:
@@ -40,22 +40,13 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_patches_and_grid_are_bit_equal(name: str, tmp_path: Path) -> None:
-    skip_without("torchvision")
-    recipe = recipe_of(CONFIGS[name], tmp_path, "torchvision")
-    assert recipe.exact
-    for _, picture in pictures():
-        if picture.size < 1_000_000:
-            agree(recipe, CONFIGS[name], "torchvision", picture)
+    agree_on(CONFIGS[name], "torchvision", tmp_path, small())
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["Kimi K2.5", "few patches"])
 def test_large_pictures_are_bit_equal(name: str, tmp_path: Path) -> None:
-    skip_without("torchvision")
-    recipe = recipe_of(CONFIGS[name], tmp_path, "torchvision")
-    for _, picture in pictures():
-        if picture.size >= 1_000_000:
-            agree(recipe, CONFIGS[name], "torchvision", picture)
+    agree_on(CONFIGS[name], "torchvision", tmp_path, large())
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

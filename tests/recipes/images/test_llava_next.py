@@ -16,7 +16,7 @@ from sidecar.errors import RecipeError
 from sidecar.media import ImageInfo
 from testbed.parity import Keys, processor
 from testbed.pictures import KINDS, pictures
-from tests.recipes.images.judge import BACKENDS, agree, recipe_of, skip_without
+from tests.recipes.images.judge import BACKENDS, agree, agree_on, every, recipe_of, skip_without
 
 
 def llava(**keys: object) -> Keys:
@@ -90,10 +90,7 @@ def test_tiles_and_sizes_are_bit_equal(name: str, backend: str, tmp_path: Path) 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_picture_is_bit_equal_with_published_keys(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(CONFIGS[name], tmp_path, backend)
-    for _, picture in pictures():
-        agree(recipe, CONFIGS[name], backend, picture)
+    agree_on(CONFIGS[name], backend, tmp_path, every())
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

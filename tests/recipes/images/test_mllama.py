@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sidecar.errors import RecipeError
 from sidecar.media import DataType, ImageInfo
 from testbed.parity import Keys
-from testbed.pictures import KINDS, pictures
-from tests.recipes.images.judge import BACKENDS, agree, recipe_of, skip_without
+from testbed.pictures import KINDS
+from tests.recipes.images.judge import BACKENDS, agree, agree_on, every, recipe_of, skip_without, small
 
 
 def mllama(**keys: object) -> Keys:
@@ -47,12 +47,7 @@ CONFIGS = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_tiles_ids_masks_and_counts_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(CONFIGS[name], tmp_path, backend)
-    assert recipe.exact
-    for _, picture in pictures():
-        if picture.size < 1_000_000:
-            agree(recipe, CONFIGS[name], backend, picture)
+    agree_on(CONFIGS[name], backend, tmp_path, small())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -68,10 +63,7 @@ def test_tiles_of_a_published_model_are_bit_equal(backend: str, tmp_path: Path) 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_all_pictures_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(PUBLISHED[name], tmp_path, backend)
-    for _, picture in pictures():
-        agree(recipe, PUBLISHED[name], backend, picture)
+    agree_on(PUBLISHED[name], backend, tmp_path, every())
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

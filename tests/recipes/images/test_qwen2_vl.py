@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sidecar.errors import CorruptMedia, RecipeError
 from sidecar.media import ImageInfo
 from testbed.parity import Keys, processor
-from testbed.pictures import KINDS, pictures
-from tests.recipes.images.judge import BACKENDS, agree, recipe_of, skip_without
+from testbed.pictures import KINDS
+from tests.recipes.images.judge import BACKENDS, agree, agree_on, large, recipe_of, skip_without, small
 
 
 def qwen(**keys: object) -> Keys:
@@ -86,23 +86,14 @@ PIL_CONFIGS = sorted(set(CONFIGS) - TORCHVISION_ONLY)
 
 @pytest.mark.parametrize(("name", "backend"), RUNS)
 def test_patches_and_grid_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(CONFIGS[name], tmp_path, backend)
-    assert recipe.exact
-    for _, picture in pictures():
-        if picture.size < 1_000_000:
-            agree(recipe, CONFIGS[name], backend, picture)
+    agree_on(CONFIGS[name], backend, tmp_path, small())
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_large_pictures_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(CONFIGS[name], tmp_path, backend)
-    for _, picture in pictures():
-        if picture.size >= 1_000_000:
-            agree(recipe, CONFIGS[name], backend, picture)
+    agree_on(CONFIGS[name], backend, tmp_path, large())
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

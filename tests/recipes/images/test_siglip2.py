@@ -13,8 +13,8 @@ from sidecar.errors import CorruptMedia, RecipeError
 from sidecar.media import DataType
 from sidecar.recipes.images.siglip2 import filled
 from testbed.parity import Keys
-from testbed.pictures import KINDS, pictures
-from tests.recipes.images.judge import BACKENDS, agree, recipe_of, skip_without
+from testbed.pictures import KINDS
+from tests.recipes.images.judge import BACKENDS, agree, agree_on, large, recipe_of, skip_without, small
 
 
 def siglip2(**keys: object) -> Keys:
@@ -41,23 +41,14 @@ CONFIGS = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_patches_mask_and_shapes_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(CONFIGS[name], tmp_path, backend)
-    assert recipe.exact
-    for _, picture in pictures():
-        if picture.size < 1_000_000:
-            agree(recipe, CONFIGS[name], backend, picture)
+    agree_on(CONFIGS[name], backend, tmp_path, small())
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_large_pictures_are_bit_equal(name: str, backend: str, tmp_path: Path) -> None:
-    skip_without(backend)
-    recipe = recipe_of(CONFIGS[name], tmp_path, backend)
-    for _, picture in pictures():
-        if picture.size >= 1_000_000:
-            agree(recipe, CONFIGS[name], backend, picture)
+    agree_on(CONFIGS[name], backend, tmp_path, large())
 
 
 @given(
