@@ -28,6 +28,7 @@ import simplejpeg
 from PIL import Image
 
 from bench.processes import answers
+from sidecar.deadline import Deadline
 from sidecar.media import DataType, Samples, Source, Tensor
 from sidecar.recipes.image import PIXELS
 from sidecar.recipes.loader import load_recipe
@@ -35,6 +36,7 @@ from sidecar.recipes.recipe import Recipe
 from sidecar.stages.decode import decode
 from sidecar.stages.pack import pack
 from sidecar.stages.probe import probe
+from sidecar.workers.worker import Job, Outlet, work
 from testbed.parity import Keys, extractor, processor
 from testbed.torchvision_import import import_torchvision
 
@@ -129,23 +131,27 @@ def _recipe(keys: str, choice: str) -> Recipe:
 
 
 def _ours(recipe: Recipe, out: dict[str, bytearray] | None) -> Callable[[bytes], tuple[Tensor, ...]]:
-    """All stages. With `out` the tensors lie in memory that is used again, as the arena's is."""
+    """All stages, as a worker runs them. With `out` the tensors lie in memory that is used again, as the arena's is."""
     types = {spec.name: spec.data_type for spec in recipe.outputs}
 
     def prepare(data: bytes) -> tuple[Tensor, ...]:
         source = Source(data)
         info = probe(source)
-        room = None if out is None else _room(out, recipe.output_bytes(info, types))
-        return pack(recipe.transform(decode(source, info, recipe.decode_target(info))), types, room)
+        outlets = None if out is None else _outlets(out, recipe.output_bytes(info, types))
+        target = recipe.decode_target(info)
+        done = work(Job(source, info, recipe, target, types, Deadline(None), outlets=outlets))
+        if done.problem is not None:
+            raise done.problem
+        return done.tensors
 
     return prepare
 
 
-def _room(kept: dict[str, bytearray], wanted: Mapping[str, int]) -> dict[str, memoryview]:
+def _outlets(kept: dict[str, bytearray], wanted: Mapping[str, int]) -> dict[str, Outlet]:
     for name, count in wanted.items():
         if len(kept.get(name, b"")) < count:
             kept[name] = bytearray(count)
-    return {name: memoryview(kept[name]) for name in wanted}
+    return {name: Outlet(0, memoryview(kept[name])) for name in wanted}
 
 
 def _pixels(recipe: Recipe, data: bytes) -> npt.NDArray[np.uint8]:

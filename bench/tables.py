@@ -1,4 +1,4 @@
-"""The benchmarks' results as tables and a chart for the docs. Pure: a result's object in, text out.
+"""The benchmarks' results as tables and charts for the docs. Pure: a result's object in, text out.
 
 Figures are never written by hand: `scripts/figures.py` puts these between their marks.
 """
@@ -8,10 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench.chart import Group, bars
+from bench.chart import Group, Panel, bars, curves
 
 Result = Mapping[str, Any]
 OURS = "this sidecar"
+
+# The Pillow of a plain install, beside which the recipes' tables show ours.
+_PILLOW = "Pillow wheel"
+_EXACT = f"exact, {_PILLOW}"
+_NONE = "–"
+_NUMBERS = {5: "five", 7: "seven"}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -189,6 +195,132 @@ def commands(result: Result) -> str:
     return table(("", "started as", "versions"), rows)
 
 
+def recipes(result: Result) -> str:
+    """Ours beside transformers' backends, bytes to tensor."""
+    head = (
+        "CPU ms a picture",
+        "exact",
+        "PIL backend",
+        "÷ exact",
+        "÷ exact, our allocator settings for both",
+        "exact as torchvision",
+        "torchvision backend",
+        "÷ exact",
+        "fast",
+        "bare decode",
+    )
+    judge = "torchvision backend"
+    rows = [
+        (
+            each["case"],
+            f"**{_ms(each, _EXACT)}**",
+            _ms(each, "PIL backend"),
+            _over(each, f"PIL backend ÷ {_EXACT}"),
+            _over(each, f"PIL backend, our allocator settings ÷ {_EXACT}"),
+            _ms(each, f"exact as torchvision, {_PILLOW}"),
+            _ms(each, judge),
+            _over(each, f"{judge} ÷ {_EXACT}"),
+            f"**{_ms(each, f'fast, {_PILLOW}')}**" if f"fast, {_PILLOW}, ms" in each else _NONE,
+            _ms(each, "bare decode"),
+        )
+        for each in _of(result, "pictures")
+    ]
+    sounds = [
+        (
+            each["case"],
+            f"**{_ms(each, f'ours, {_PILLOW}')}**",
+            _ms(each, "numpy path"),
+            _over(each, f"numpy path ÷ ours, {_PILLOW}"),
+            _ms(each, "torch path"),
+            _over(each, f"torch path ÷ ours, {_PILLOW}"),
+        )
+        for each in _of(result, "sound")
+    ]
+    heard = table(("CPU ms a sound", "ours", "numpy path", "÷ ours", "torch path", "÷ ours"), sounds)
+    return f"{table(head, rows)}\n\n{heard}\n\n{_where(result)}"
+
+
+def recipes_short(result: Result) -> str:
+    """The same in few columns: how many times faster."""
+    head = ("bytes to tensor, CPU ms", "exact", "PIL backend", "torchvision backend", "`fast`")
+    rows = [
+        (
+            each["case"],
+            f"**{_ms(each, _EXACT)}**",
+            _beside(each, "PIL backend", _EXACT),
+            _beside(each, "torchvision backend", _EXACT),
+            _ms(each, f"fast, {_PILLOW}"),
+        )
+        for each in _of(result, "pictures")
+    ]
+    rows += [
+        (
+            each["case"],
+            f"**{_ms(each, f'ours, {_PILLOW}')}**",
+            _beside(each, "numpy path", f"ours, {_PILLOW}"),
+            _beside(each, "torch path", f"ours, {_PILLOW}"),
+            _NONE,
+        )
+        for each in _of(result, "sound")
+    ]
+    return table(head, rows)
+
+
+def recipes_families(result: Result) -> str:
+    """Every family that has a PIL backend, beside it."""
+    rows = [
+        (
+            each["case"].rpartition(", ")[0],
+            _ms(each, "exact"),
+            _ms(each, "PIL backend"),
+            f"**{each['ratio']:.1f}**",
+            "yes" if each["bit_equal"] else "**no**",
+        )
+        for each in _of(result, "family")
+    ]
+    return table(("JPEG 1920x1080, CPU ms", "exact", "PIL backend", "÷ exact", "bit-equal"), rows)
+
+
+def recipes_errors(result: Result) -> str:
+    """How far fast is from exact, by the picture's size."""
+    head = (
+        "", "pictures", "that differ", "mean absolute difference, of 255", "median PSNR, dB", "least PSNR, dB"
+    )  # fmt: skip
+    rows = [
+        (
+            each["case"].partition(", ")[2],
+            str(each["pictures"]),
+            str(each["differ"]),
+            *(
+                (
+                    f"{each['mean_absolute_difference']:.2f}",
+                    f"{each['psnr_median_db']:.1f}",
+                    f"{each['psnr_min_db']:.1f}",
+                )
+                if each["differ"]
+                else ("0", _NONE, _NONE)
+            ),
+        )
+        for each in _of(result, "error")
+    ]
+    return table(head, rows)
+
+
+def recipes_memory(result: Result) -> str:
+    """The most that a picture takes, beside itself and its outputs."""
+    rows = [
+        (
+            each["case"].partition(", ")[2],
+            f"{each['decoded_mb']:.1f}",
+            f"{each['output_mb']:.1f}",
+            f"{each['peak_mb']:.1f}",
+            f"**{each['over_mb']:.1f}**",
+        )
+        for each in _of(result, "memory")
+    ]
+    return table(("MiB", "decoded", "outputs", "peak", "peak above both"), rows)
+
+
 def chart(result: Result) -> str:
     """Images per CPU-second as bars: SVG."""
     groups = []
@@ -203,6 +335,125 @@ def chart(result: Result) -> str:
     return bars("Images per CPU-second, 1080p JPEG to CLIP 224 (more is better)", series, groups)
 
 
+_POLICIES = {
+    "ours": "this sidecar",
+    "fifo": "FIFO, no control",
+    "limit16": "16 at once",
+    "codel": "CoDel, 20 ms",
+    "gradient2": "Gradient2",
+}
+"""Policies by the names that the overload benchmark has for them."""
+
+
+def overload(result: Result) -> str:
+    """Every policy in an overload."""
+    head = (
+        "",
+        "load",
+        "work in deadline",
+        "requests in deadline",
+        "icons",
+        "1080p",
+        "12 MP",
+        "audio",
+        "icons' p99, ms",
+        "refused",
+        "refused after, p99 ms",
+    )
+    rows = []
+    for each in _of(result, "contest"):
+        if each["load"] <= 1:
+            continue
+        after = each["refused_p99_ms"]
+        rows.append(
+            (
+                f"**{_POLICIES[each['policy']]}**" if each["policy"] == "ours" else _POLICIES[each["policy"]],
+                f"{each['load']:g} ×",
+                _percent(each["goodput_of_cores_left"]),
+                _percent(each["met"]),
+                *(_percent(each[f"met_{kind}"]) for kind in ("icon", "1080p", "12 MP", "audio")),
+                f"{each['small_p99_ms']:.0f}",
+                _percent(each["refused"]),
+                "" if after is None else f"{after:.1f}",
+            )
+        )
+    return table(head, rows)
+
+
+def overload_mix(result: Result) -> str:
+    """What is sent, and what it costs."""
+    head = ("", "of all, by count", "CPU ms", "times an icon", "alone, p50 ms", "deadline, s")
+    mix = result["load"]["mix"]
+    rows = [
+        (
+            each["name"],
+            f"{mix[each['name']]['percent']} %",
+            f"{each['cpu_ms']:.1f}",
+            f"{each['times_the_smallest']:.0f}",
+            f"{each['p50_ms']:.1f}",
+            f"{mix[each['name']]['deadline_s']:g}",
+        )
+        for each in _of(result, "alone")
+    ]
+    return table(head, rows)
+
+
+def overload_changes(result: Result) -> str:
+    """Loads that change, from callers who retry."""
+    head = ("", "load", "requests in deadline, part by part", "well again after, s")
+    rows = [
+        (
+            _POLICIES[each["policy"]],
+            each["case"].partition(", ")[2],
+            ", ".join(_percent(each[f"met_{part}"]) for part in range(3) if f"met_{part}" in each),
+            "" if each["well_after_s"] is None else f"{each['well_after_s']:g}",
+        )
+        for each in _of(result, "unsteady")
+    ]
+    return table(head, rows)
+
+
+def overload_reuse(result: Result) -> str:
+    """Hits beside misses."""
+    head = ("", "miss, CPU ms", "hit, CPU ms", "hit ÷ miss")
+    rows = [
+        (
+            each["case"].partition(":")[0],
+            f"{each['miss_cpu_ms']:.2f}",
+            f"{each['hit_cpu_ms']:.2f}",
+            f"**{each['hit_over_miss']:.3f}**",
+        )
+        for each in _of(result, "reuse")
+    ]
+    return table(head, rows)
+
+
+def overload_chart(result: Result) -> str:
+    """Shares in deadline over the load, by requests and by work: SVG."""
+    contest = _of(result, "contest")
+    loads = sorted({each["load"] for each in contest})
+    names = list(dict.fromkeys(each["policy"] for each in contest))
+    by = {(each["policy"], each["load"]): each for each in contest}
+
+    def panel(label: str, key: str) -> Panel:
+        found = [[by.get((name, load), {}).get(key) for load in loads] for name in names]
+        return Panel(
+            label, [[None if value is None else 100 * value for value in values] for values in found]
+        )
+
+    panels = (
+        panel("requests answered in their deadlines", "met"),
+        panel("capacity spent on them", "goodput_of_cores_left"),
+    )
+    return curves(
+        "What is answered in time when more comes than can be done",
+        [_POLICIES[name] for name in names],
+        [f"{load:g} ×" for load in loads],
+        "load, multiples of capacity",
+        panels,
+    )
+
+
 TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "serving": ("efficiency", serving),
     "latency": ("efficiency", latency),
@@ -215,8 +466,23 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "peers_simd": ("peers", simd),
     "peers_targets": ("peers", targets),
     "peers_commands": ("peers", commands),
+    "overload": ("overload", overload),
+    "overload_mix": ("overload", overload_mix),
+    "overload_changes": ("overload", overload_changes),
+    "overload_reuse": ("overload", overload_reuse),
+    "overload_targets": ("overload", targets),
+    "recipes": ("recipes", recipes),
+    "recipes_short": ("recipes", recipes_short),
+    "recipes_families": ("recipes", recipes_families),
+    "recipes_errors": ("recipes", recipes_errors),
+    "recipes_memory": ("recipes", recipes_memory),
+    "recipes_targets": ("recipes", targets),
 }
 """By mark: the result that it is made from, and how."""
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
 
 
 def _of(result: Result, kind: str) -> list[dict[str, Any]]:
@@ -234,12 +500,31 @@ def _times(of: Mapping[str, Mapping[str, Any]], name: str) -> str:
     return f"{of[OURS]['images_per_cpu_s'] / of[name]['images_per_cpu_s']:.2f}"
 
 
+def _ms(case: Mapping[str, Any], name: str) -> str:
+    """Milliseconds of a contender, where it was measured."""
+    found = case.get(f"{name}, ms")
+    return _NONE if found is None else f"{found:.1f}"
+
+
+def _over(case: Mapping[str, Any], ratio: str) -> str:
+    """A ratio of times, where it was measured."""
+    found = case["ratios"].get(ratio)
+    return _NONE if found is None else f"{found:.1f}"
+
+
+def _beside(case: Mapping[str, Any], judge: str, ours: str) -> str:
+    """Milliseconds of a judge, and how many times ours that is."""
+    found = case["ratios"].get(f"{judge} ÷ {ours}")
+    return _NONE if found is None else f"{_ms(case, judge)} (ours **{found:.1f}×** as fast)"
+
+
 def _where(result: Result) -> str:
     machine, versions = result["machine"], result["versions"]
+    rounds = next((case["rounds"] for case in result["cases"] if "rounds" in case), 5)
     named = ", ".join(
         f"{name} {versions[name]}" for name in ("pillow", "numpy", "grpcio") if name in versions
     )
     return (
         f"On {machine['cores']} cores of an {machine['cpu'].replace('(R)', '')}; Python {versions['python']}, "
-        f"{named}; medians of five alternating rounds. `make bench` measures anew."
+        f"{named}; medians of {_NUMBERS.get(rounds, rounds)} alternating rounds. `make bench` measures anew."
     )

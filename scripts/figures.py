@@ -1,4 +1,4 @@
-"""Copies the figures of bench/results into the docs, between their marks, and draws the chart; --check only compares.
+"""Copies the figures of bench/results into the docs, between their marks, and draws the charts; --check only compares.
 
 A mark is `<!-- figures: NAME -->`, up to `<!-- end -->`, NAME a key of `bench.tables.TABLES`. Figures are never
 written by hand.
@@ -12,18 +12,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.tables import TABLES, chart
+from bench.tables import TABLES, chart, overload_chart
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/benchmarks.md")
-CHART = "docs/images/peers.svg"
+RESULTS = ROOT / "bench" / "results"
+PAGES = ("README.md", "docs/benchmarks.md", "docs/recipes.md")
+# By picture: the result that it is drawn from, and how.
+CHARTS = {
+    "docs/images/peers.svg": ("peers", chart),
+    "docs/images/overload.svg": ("overload", overload_chart),
+}
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main() -> int:
     """Writes what is stale; with --check returns 1 where something is."""
     wanted = {name: MARKED.sub(_fresh, (ROOT / name).read_text()) for name in PAGES}
-    wanted[CHART] = chart(_result("peers"))
+    wanted |= {name: draw(_result(result)) for name, (result, draw) in CHARTS.items() if _is_kept(result)}
     stale = [name for name, text in wanted.items() if _read(name) != text]
     if "--check" in sys.argv and stale:
         print(f"stale figures in {', '.join(stale)}: run python scripts/figures.py")
@@ -39,8 +44,13 @@ def _fresh(mark: re.Match[str]) -> str:
     return f"{mark[1]}{make(_result(result))}\n{mark[3]}"
 
 
+def _is_kept(name: str) -> bool:
+    """Whether a benchmark has been run with its result kept."""
+    return (RESULTS / f"{name}.json").exists()
+
+
 def _result(name: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return result
 
 

@@ -7,7 +7,17 @@ from typing import Any
 
 from bench.chart import Group, bars
 from bench.peers import targets
-from bench.tables import TABLES, chart, peers, peers_short, simd, table
+from bench.tables import (
+    TABLES,
+    chart,
+    peers,
+    peers_short,
+    recipes,
+    recipes_errors,
+    recipes_short,
+    simd,
+    table,
+)
 from bench.tables import targets as target_table
 
 NAMES = ("this sidecar", "A", "B")
@@ -90,4 +100,31 @@ class TestChart:
 
 
 def test_every_mark_of_the_docs_has_a_result_that_exists() -> None:
-    assert {result for result, _ in TABLES.values()} == {"efficiency", "peers"}
+    assert {result for result, _ in TABLES.values()} == {"efficiency", "peers", "recipes", "overload"}
+
+
+class TestRecipes:
+    def _result(self, **further: float) -> dict[str, Any]:
+        picture = {"case": "JPEG to CLIP", "kind": "pictures", "rounds": 7, "exact, Pillow wheel, ms": 8.04}
+        ratios = {"PIL backend ÷ exact, Pillow wheel": 5.02}
+        return _result() | {
+            "cases": [
+                {**picture, "PIL backend, ms": 40.4, "ratios": ratios, **further},
+                {"case": "fast beside exact, JPEG to CLIP", "kind": "error", "pictures": 8, "differ": 0},
+            ]
+        }
+
+    def test_a_picture_has_its_times_and_ratios(self) -> None:
+        row = recipes(self._result(**{"fast, Pillow wheel, ms": 5})).splitlines()[2]
+        assert row == "| JPEG to CLIP | **8.0** | 40.4 | 5.0 | – | – | – | – | **5.0** | – |"
+
+    def test_what_was_not_measured_is_a_dash(self) -> None:
+        row = recipes_short(self._result()).splitlines()[2]
+        assert row == "| JPEG to CLIP | **8.0** | 40.4 (ours **5.0×** as fast) | – | – |"
+
+    def test_the_rounds_are_told(self) -> None:
+        assert "medians of seven alternating rounds" in recipes(self._result())
+        assert "medians of five alternating rounds" in peers_short(_result())
+
+    def test_where_nothing_differs_no_error_is_told(self) -> None:
+        assert recipes_errors(self._result()).splitlines()[2] == "| JPEG to CLIP | 8 | 0 | 0 | – | – |"

@@ -16,7 +16,7 @@ from sidecar.deadline import Deadline
 from sidecar.errors import CorruptMedia
 from sidecar.media import Modality, Source
 from sidecar.recipes.loader import load_recipe
-from sidecar.stages import fourier, kernels
+from sidecar.stages import fourier, kernels, unfilter
 from sidecar.stages.probe import probe
 from sidecar.workers.worker import Job, work
 from tests import corpus
@@ -30,7 +30,7 @@ SIZES = ((64, 48), (48, 64), (640, 480), (300, 900), (1500, 200))
 def compiled() -> dict[str, Any]:
     return {
         name: sorted(map(str, function.signatures))
-        for name, function in {**vars(kernels), **vars(fourier)}.items()
+        for name, function in {**vars(kernels), **vars(fourier), **vars(unfilter)}.items()
         if hasattr(function, "signatures")
     }
 
@@ -38,6 +38,7 @@ def compiled() -> dict[str, Any]:
 def main() -> dict[str, Any]:
     kernels.warm()
     fourier.warm()
+    unfilter.warm()
     before = compiled()
     pictures = [corpus.image(name) for name in corpus.PICTURES]
     pictures += [picture(1, *size, form) for size, form in product(SIZES, ("PNG", "JPEG"))]

@@ -97,11 +97,11 @@ class KimiRecipe(ImageRecipe[KimiPlan]):
         )
 
     def shape(self, frames: Pixels, plan: KimiPlan) -> tuple[Shaped, ...]:
-        pixels = self.resized(frames, plan.target)
-        if plan.canvas != plan.target:
-            canvas = np.zeros((*plan.canvas, 3), np.uint8)
-            canvas[: plan.target[0], : plan.target[1]] = pixels
-            pixels = canvas
+        if plan.canvas == plan.target:
+            pixels = self.resized(frames, plan.target)
+        else:
+            pixels = np.zeros((*plan.canvas, 3), np.uint8)
+            self.fill(pixels[: plan.target[0], : plan.target[1]], frames)
         down, across = plan.canvas[0] // self.patch, plan.canvas[1] // self.patch
         cut = pixels.reshape(down, self.patch, across, self.patch, 3).transpose(0, 2, 4, 1, 3)
         return (

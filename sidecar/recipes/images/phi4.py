@@ -172,13 +172,12 @@ class CropRecipe(ImageRecipe[CropPlan]):
 
     def _canvas(self, frames: Pixels, plan: CropPlan) -> npt.NDArray[np.uint8]:
         """The picture resized, on white."""
-        pixels = self.resized(frames, plan.target)
         (height, width), (down, across) = plan.target, plan.grid
         size = down * self.edge, across * self.edge
         if plan.target == size:
-            return pixels
+            return self.resized(frames, size)
         canvas = np.full((*size, 3), _WHITE, np.uint8)
-        canvas[:height, :width] = pixels
+        self.fill(canvas[:height, :width], frames)
         return canvas
 
 

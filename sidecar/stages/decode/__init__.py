@@ -10,8 +10,9 @@ from __future__ import annotations
 from sidecar.media import DecodeTarget, Frames, ImageInfo, MediaInfo, Source
 from sidecar.stages.decode.audio import decode_audio
 from sidecar.stages.decode.image import decode_image
+from sidecar.stages.decode.room import ROOM
 
-__all__ = ["decode"]
+__all__ = ["decode", "give_back"]
 
 
 def decode(source: Source, info: MediaInfo, target: DecodeTarget) -> Frames:
@@ -24,3 +25,11 @@ def decode(source: Source, info: MediaInfo, target: DecodeTarget) -> Frames:
     if isinstance(info, ImageInfo):
         return decode_image(source, info, target)
     return decode_audio(source, info, target)
+
+
+def give_back(size: int) -> None:
+    """Returns `size` bytes of the memory of this thread's last picture to the kernel, unless somebody looks at it.
+
+    Memory that is not given back is kept for the next picture, which then comes faster.
+    """
+    ROOM.give_back(size)

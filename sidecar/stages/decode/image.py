@@ -15,20 +15,23 @@ Where a file names one colour as transparent (GIF, PNG), `transformers`' own `co
 processors with `do_convert_rgb` run after `load_image`, paints that colour white;
 `DecodeTarget.white_transparency` asks for it.
 
-Only the first frame or page is decoded. Most JPEGs are decoded past Pillow, to the same bits (jpeg.py), and
-they alone may come smaller, where the target says so: that is not the reference any more.
+Only the first frame or page is decoded. Most JPEGs and PNGs are decoded past Pillow, to the same bits (jpeg.py,
+png.py). JPEGs alone may come smaller, where the target says so: that is not the reference any more.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from sidecar.errors import CorruptMedia
 from sidecar.media import SIDEWAYS, DecodeTarget, ImageInfo, Pixels, Source
 from sidecar.stages import pillow
 from sidecar.stages.decode.jpeg import decode_jpeg
+from sidecar.stages.decode.png import Header, decode_png
 
 # Pixels that are made white at once: a mask and its making take four bytes of each, a megabyte here.
 _WHITENED_AT_ONCE = 1 << 18
@@ -48,6 +51,10 @@ def decode_image(source: Source, info: ImageInfo, target: DecodeTarget) -> Pixel
         found = decode_jpeg(source.data, info, target.least_size)
         if found is not None:
             return found
+    if info.format == "png":
+        found = _past_pillow(source, info, target)
+        if found is not None:
+            return found
     return _by_pillow(source, info, target)
 
 
@@ -65,6 +72,64 @@ def _by_pillow(source: Source, info: ImageInfo, target: DecodeTarget) -> Pixels:
         del image, upright, rgb  # Pillow's four bytes a pixel, before three more are taken
         pixels = _whitened(pixels, colour)
     return Pixels(pixels)
+
+
+def _past_pillow(source: Source, info: ImageInfo, target: DecodeTarget) -> Pixels | None:
+    """A PNG whose header alone Pillow reads; None where it must do the rest as well."""
+    with pillow.opened(source.data, info.format, source.label) as image:
+        _require(source, info, _header_size(image, info))
+        found = _png_header(image)
+        turned = pillow.orientation(image)
+    if found is None or turned != info.orientation:
+        return None
+    header, colour = found
+    if not target.white_transparency:
+        colour = None
+    if colour is not None and header.palette is not None:
+        header = dataclasses.replace(header, palette=_whitened(header.palette, colour))
+        colour = None
+    pixels = decode_png(source.data, info, header)
+    if pixels is not None and colour is not None:
+        _whitened(pixels.array, colour)
+    return pixels
+
+
+def _png_header(image: Image.Image) -> tuple[Header, tuple[int, ...] | None] | None:
+    """What an opened PNG says of its pixels, and which colour of them is transparent, in RGB.
+
+    None for what cannot be decoded past Pillow: animated (or said to be, by a chunk that sets the media
+    type), interlaced, in parts, or with colours that Pillow itself does not understand.
+    """
+    if not isinstance(image, PngImagePlugin.PngImageFile) or image.png is None:
+        return None
+    if image.custom_mimetype or image.info.get("interlace") or "bbox" in image.info:
+        return None
+    if (image.mode == "P") != (image.palette is not None) or len(image.tile) != 1:
+        return None
+    _, extents, pixels, layout = image.tile[0]
+    if extents != (0, 0, *image.size) or not isinstance(layout, str):
+        return None
+    try:
+        colours = _stand_in(image).convert("RGB")
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - any exception can come out of damaged metadata, and will again
+        return None
+    colour = colours.info.get("transparency")
+    palette = _packed(colours) if image.mode == "P" else None
+    texts = PngImagePlugin.MAX_TEXT_MEMORY - image.png.text_memory
+    return Header(pixels, layout, palette, texts), colour if isinstance(colour, tuple) else None
+
+
+def _stand_in(image: Image.Image) -> Image.Image:
+    """A picture that is converted as this one will be: of each of a palette's colours a pixel, or one of no matter."""
+    if image.palette is None:
+        found = Image.new(image.mode, (1, 1))
+    else:
+        found = Image.frombytes("P", (1, 256), bytes(range(256)))
+        found.palette = image.palette.copy()
+    found.info = dict(image.info)
+    return found
 
 
 def _header_size(image: Image.Image, info: ImageInfo) -> tuple[int, int]:
@@ -95,11 +160,11 @@ def _upright(image: Image.Image) -> Image.Image:
 def _whitened(pixels: npt.NDArray[np.uint8], colour: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """As transformers' convert_to_rgb: pixels of the colour that is declared transparent become white.
 
-    One copy, because Pillow's bytes cannot be written to, and then some rows at a time. Of
+    Some rows at a time, in place or in a copy where they cannot be written to, as Pillow's bytes. Of
     a colour of 16 bits the lower 8 count, as in Pillow.
     """
     wanted = np.array([part & 0xFF for part in colour], np.uint8)
-    white = pixels.copy()
+    white = pixels if pixels.flags.writeable else pixels.copy()
     rows = max(1, _WHITENED_AT_ONCE // white.shape[1])
     for start in range(0, len(white), rows):
         block = white[start : start + rows]

@@ -10,19 +10,12 @@ and Pillow is asked, whose errors are the ones that are reported. It never raise
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Callable
-from typing import Final
-
-import numpy as np
-import numpy.typing as npt
 import simplejpeg
 
 from sidecar.media import SIDEWAYS, ImageInfo, Pixels
+from sidecar.stages.decode.room import ROOM
+from sidecar.stages.decode.turned import upright
 from sidecar.stages.reader import Encoded
-
-_Array = npt.NDArray[np.uint8]
 
 # What the library calls the colours of a file, by the mode that probe found. Lossless JPEG is never among
 # them: the library converts no colours of it, and raises. (It would ignore a smaller size.)
@@ -32,17 +25,6 @@ _COLOURS = {"RGB": "YCbCr", "L": "Gray"}
 # factors 3/8 saves little over a half (4.4 to 4.6 ms at 1080p), and from 5/8 on none is faster than the whole.
 _BLOCK = 8
 _SHRINKS = (8, 4, 2)
-
-# What EXIF's orientations ask for, as views of the stored picture.
-_TURNS: dict[int, Callable[[_Array], _Array]] = {
-    2: lambda stored: stored[:, ::-1],
-    3: lambda stored: stored[::-1, ::-1],
-    4: lambda stored: stored[::-1],
-    5: lambda stored: stored.swapaxes(0, 1),
-    6: lambda stored: stored[::-1].swapaxes(0, 1),
-    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
-    8: lambda stored: stored[:, ::-1].swapaxes(0, 1),
-}
 
 
 def decode_jpeg(data: Encoded, info: ImageInfo, least_size: tuple[int, int] | None) -> Pixels | None:
@@ -59,7 +41,7 @@ def decode_jpeg(data: Encoded, info: ImageInfo, least_size: tuple[int, int] | No
         down, across = -(-height // shrink), -(-width // shrink)
         # Room for the whole picture always: what is not written to costs nothing, and a library that left
         # more than was asked for would write no further.
-        room = _ROOM.take(3 * info.height * info.width)
+        room = ROOM.take(3 * info.height * info.width)
         least = (down, across) if shrink > 1 else (0, 0)  # zeros ask for the whole
         found = simplejpeg.decode_jpeg(data, "RGB", min_height=least[0], min_width=least[1], buffer=room)
     except (ValueError, KeyError, RuntimeError):
@@ -67,8 +49,8 @@ def decode_jpeg(data: Encoded, info: ImageInfo, least_size: tuple[int, int] | No
     if found.shape != (down, across, 3):
         return None
     stored = room[: found.size].reshape(found.shape)
-    upright = _TURNS[info.orientation](stored) if info.orientation in _TURNS else stored
-    return Pixels(upright, info.upright_size[::-1], shrink) if shrink > 1 else Pixels(upright)
+    turned = upright(stored, info.orientation)
+    return Pixels(turned, info.upright_size[::-1], shrink) if shrink > 1 else Pixels(turned)
 
 
 def _shrink(info: ImageInfo, least_size: tuple[int, int] | None) -> int:
@@ -83,34 +65,3 @@ def _shrink(info: ImageInfo, least_size: tuple[int, int] | None) -> int:
     return next(
         (n for n in _SHRINKS if -(-info.height // n) >= least[0] and -(-info.width // n) >= least[1]), 1
     )
-
-
-class _Room(threading.local):
-    """Memory for pictures, for each thread its own.
-
-    malloc keeps pages of up to 32 MiB (M_MMAP_THRESHOLD's maximum) and maps anything larger anew, so that
-    every page is cleared again: 4.5 of 35.5 ms at 12 MP. So one piece of that size is kept here, and handed
-    out whenever nobody holds an array in it any more. Only what was written to is ever real.
-    """
-
-    LEAST: Final = 32 << 20
-    """Bytes from which on memory is kept."""
-    MOST: Final = 64 << 20
-    """Bytes that are kept, at most, of a thread: a picture of 22 MP."""
-
-    def __init__(self) -> None:
-        self._kept: _Array | None = None
-
-    def take(self, size: int) -> _Array:
-        """Memory of `size` bytes that nothing else uses as long as an array in it lives."""
-        if not self.LEAST < size <= self.MOST:
-            return np.empty(size, np.uint8)
-        if self._kept is None:
-            self._kept = np.empty(self.MOST, np.uint8)
-        # Every array in it holds the one that owns the memory. Two are this object and the question itself.
-        if sys.getrefcount(self._kept) > 2:  # noqa: PLR2004
-            return np.empty(size, np.uint8)
-        return self._kept[:size]
-
-
-_ROOM = _Room()

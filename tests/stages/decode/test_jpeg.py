@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import random
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from sidecar.errors import CorruptMedia, MediaError
 from sidecar.media import SIDEWAYS, DecodeTarget, ImageInfo, Pixels, Source
 from sidecar.stages.decode import decode
 from sidecar.stages.decode.image import _by_pillow
-from sidecar.stages.decode.jpeg import _Room, decode_jpeg
+from sidecar.stages.decode.jpeg import decode_jpeg
 from sidecar.stages.probe import probe
 from tests import corpus
 
@@ -274,46 +273,6 @@ def test_the_whole_pictures_memory_must_be_allowed() -> None:
 
 
 # Memory.
-
-_LARGE = _Room.LEAST + 1
-
-
-def test_large_memory_is_handed_out_again_once_nobody_holds_it() -> None:
-    room = _Room()
-    first = room.take(_LARGE)
-    place = first.ctypes.data
-    part = first[100:200].reshape(10, 10)[::2]
-    del first
-    other = room.take(_LARGE)
-    assert not np.shares_memory(part, other)
-    assert room.take(_LARGE).ctypes.data != place
-    del part
-    assert room.take(_Room.MOST).ctypes.data == place
-
-
-def test_a_view_of_another_kind_keeps_large_memory_too() -> None:
-    room = _Room()
-    view = room.take(_LARGE).data
-    assert not np.shares_memory(np.asarray(view), room.take(_LARGE))
-    place = np.asarray(view).ctypes.data
-    view.release()
-    assert room.take(_LARGE).ctypes.data == place
-
-
-@pytest.mark.parametrize("size", [1, _Room.LEAST, _Room.MOST + 1])
-def test_memory_of_other_sizes_is_left_to_malloc(size: int) -> None:
-    room = _Room()
-    assert room.take(size).size == size
-    assert room._kept is None
-
-
-def test_each_thread_has_memory_of_its_own() -> None:
-    room = _Room()
-    places = [room.take(_LARGE).ctypes.data]
-    thread = threading.Thread(target=lambda: places.append(room.take(_LARGE).ctypes.data))
-    thread.start()
-    thread.join()
-    assert len(set(places)) == 2
 
 
 def test_pictures_that_are_held_are_never_written_over() -> None:
