@@ -30,7 +30,13 @@ grpcio and numpy alone; it must never import the server, and never needs Pillow.
 """
 
 from inference_client.aio import AsyncClient, AsyncInferenceStream
-from inference_client.calls import CallOptions, InferOptions, PreprocessOptions
+from inference_client.calls import (
+    CallOptions,
+    EstimateOptions,
+    InferOptions,
+    PreprocessOptions,
+    StreamOptions,
+)
 from inference_client.client import Client, InferenceStream
 from inference_client.connection import Retries
 from inference_client.errors import (
@@ -54,6 +60,7 @@ from inference_client.errors import (
     ShuttingDown,
     SidecarError,
     TransportError,
+    Unaffordable,
     UnknownModel,
     UnsupportedMedia,
     UpstreamBusy,
@@ -68,22 +75,27 @@ from inference_client.errors import (
     WrongModality,
     WrongStream,
 )
+from inference_client.hedges import Hedges
 from inference_client.items import Item, MediaItem, audio, image, media
 from inference_client.results import (
     AudioInfo,
     Batch,
     Cost,
+    Estimate,
     Finished,
     Grouping,
     ImageInfo,
     Inference,
+    ItemEstimate,
     ItemResult,
     MediaInfo,
     Modality,
     Model,
     ModelState,
     Prepared,
+    Priority,
     Recipe,
+    Reuse,
     StageTimes,
     StreamOutputs,
     TensorSpec,
@@ -103,9 +115,12 @@ __all__ = [
     "CorruptMedia",
     "Cost",
     "DeadlineExceeded",
+    "Estimate",
+    "EstimateOptions",
     "FieldViolation",
     "Finished",
     "Grouping",
+    "Hedges",
     "ImageInfo",
     "InferOptions",
     "Inference",
@@ -114,6 +129,7 @@ __all__ = [
     "InvalidInput",
     "InvalidRequest",
     "Item",
+    "ItemEstimate",
     "ItemResult",
     "MediaError",
     "MediaInfo",
@@ -127,16 +143,20 @@ __all__ = [
     "Overloaded",
     "Prepared",
     "PreprocessOptions",
+    "Priority",
     "Recipe",
     "Retries",
+    "Reuse",
     "ServerUnavailable",
     "SetupError",
     "ShuttingDown",
     "SidecarError",
     "StageTimes",
+    "StreamOptions",
     "StreamOutputs",
     "TensorSpec",
     "TransportError",
+    "Unaffordable",
     "UnknownModel",
     "UnsupportedMedia",
     "UpstreamBusy",

@@ -1,7 +1,8 @@
 """The asyncio client: the same verbs, arguments, results and errors as `Client`, awaited.
 
-It sends what `calls.py` makes and turns failed calls into errors; no more. Cancelling the task that
-awaits a call cancels the call. Files are read, and arrays encoded, on a thread, never on the loop.
+It sends what `calls.py` makes, hedged as `hedges.py` says, and turns failed calls into errors; no more.
+Cancelling the task that awaits a call cancels the call. Files are read, and arrays encoded, on a thread,
+never on the loop.
 """
 
 # ruff: noqa: ASYNC109 - a `timeout` here is the call's own deadline, which travels to the server
@@ -9,8 +10,11 @@ awaits a call cancels the call. Files are read, and arrays encoded, on a thread,
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, Unpack, overload
@@ -19,21 +23,47 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 from multimodal.v1 import preprocessor_pb2_grpc
+from multimodal.v1.preprocessor_pb2 import EstimateRequest
 
-from inference_client import failures
-from inference_client.calls import Call, Calls, InferOptions, Outgoing, PreprocessOptions
+from inference_client import ask, failures
+from inference_client.ask import AskFirst, Asking
+from inference_client.calls import (
+    Call,
+    Calls,
+    EstimateOptions,
+    InferOptions,
+    Outgoing,
+    PreprocessOptions,
+    StreamOptions,
+)
 from inference_client.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_RETRIES,
+    DEFAULT_TENANT_KEY,
     DEFAULT_TIMEOUT_S,
     DEFAULT_UPLOAD_THRESHOLD,
+    Line,
     Retries,
     channel_options,
+    tenant_metadata,
 )
 from inference_client.errors import CallCancelled, SidecarError
+from inference_client.hedges import Answered, Ended, Failed, Hedger, Hedges, Lines, Pause, Send, Steps, Wait
+from inference_client.held import AsyncHeld, held_rpcs
 from inference_client.items import MediaItem, are_at_hand, listed
 from inference_client.replies import StreamReader
-from inference_client.results import Batch, Finished, Inference, Model, Prepared, StageTimes, StreamOutputs
+from inference_client.results import (
+    Batch,
+    Estimate,
+    Finished,
+    Inference,
+    MediaInfo,
+    Model,
+    Prepared,
+    Priority,
+    StageTimes,
+    StreamOutputs,
+)
 from inference_client.tensors import InputValue
 from inference_client.verdict import Verdict
 
@@ -53,16 +83,26 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
         retries: Retries = DEFAULT_RETRIES,
+        hedges: Hedges | None = None,
         upload_threshold: int = DEFAULT_UPLOAD_THRESHOLD,
+        tenant: str = "",
+        tenant_key: str = DEFAULT_TENANT_KEY,
+        priority: Priority | str | None = None,
+        ask_first: AskFirst = "auto",
     ) -> None:
         self.address = address
         self._credentials = credentials
         self._timeout = timeout
-        self._calls = Calls(upload_threshold)
-        self._options = channel_options(retries, upload_threshold)
-        self._channel: grpc.aio.Channel | None = None
-        self._stub: preprocessor_pb2_grpc.PreprocessorAsyncStub | None = None
-        self._closed = False
+        self._asking = Asking(ask_first)
+        self._calls = Calls(upload_threshold, priority, self._asking)
+        self._upload_threshold = upload_threshold
+        self._metadata = tenant_metadata(tenant, tenant_key)
+        self._lines = Lines.of(address, retries, hedges)
+        self._hedger = None if hedges is None else Hedger(hedges, self._lines)
+        self._channels: dict[Line, grpc.aio.Channel] = {}
+        self._stubs: dict[Line, preprocessor_pb2_grpc.PreprocessorAsyncStub] = {}
+        self._held: Mapping[str, Callable[..., Any]] = {}
+        self._closed = asyncio.Event()
 
     @overload
     async def preprocess(  # type: ignore[overload-overlap]  # a str is a path here, never a list of paths
@@ -147,11 +187,12 @@ class AsyncClient:
         inputs: Mapping[str, InputValue] | None = None,
         *,
         timeout: float | None = None,
-        **options: Unpack[InferOptions],
+        **options: Unpack[StreamOptions],
     ) -> AsyncInferenceStream:
         """Media in, a stream of outputs out; for decoupled models and token streams.
 
-        Use it in an `async with` block and loop over it; leaving the block cancels what is left:
+        Options: see StreamOptions. Use it in an `async with` block and loop over it; leaving the block cancels
+        what is left:
 
             async with client.infer_stream("streamer", "voice.wav") as stream:
                 async for outputs in stream:
@@ -164,10 +205,29 @@ class AsyncClient:
             await self._learn(model, inputs, until)
             make = partial(self._calls.infer_stream, model, media, inputs, reader.read, **options)
             call = await _make(media, make)
-            rpc = self._start(call, until)
+            rpc = self._start(call, until) if call.facts is None else self._ask(call, call.facts, until)[0]
             return call, rpc, Verdict(rpc)
 
         return AsyncInferenceStream(begin, partial(self._failure, model))
+
+    async def estimate(
+        self,
+        model: str,
+        media: MediaItem | Sequence[MediaItem] | None = None,
+        *,
+        infos: MediaInfo | Sequence[MediaInfo] = (),
+        timeout: float | None = None,
+        **options: Unpack[EstimateOptions],
+    ) -> Estimate:
+        """What a call with this media would cost now and whether it would be let in; nothing is decoded.
+
+        Of files that are not at hand, `infos` say what is known, at least the kind and `encoded_bytes`. The
+        estimate's items are those of `media`, then those of `infos`. `timeout` is also that of the call asked
+        about. Raises what any call raises; that the other one would be refused is told in `refusal`.
+        """
+        until = self._until(timeout)
+        call = await _make(media, partial(self._calls.estimate, model, media, infos, **options))
+        return await self._send(call, until)
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """The models served there, sorted by name."""
@@ -187,10 +247,9 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connection; calls under way end as CallCancelled."""
-        self._closed = True
-        self._stub = None
-        if self._channel is not None:
-            await self._channel.close()
+        self._closed.set()
+        for channel in self._channels.values():
+            await channel.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -201,7 +260,10 @@ class AsyncClient:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self.address!r}{', closed' if self._closed else ''})"
+        return f"AsyncClient({self.address!r}{', closed' if self._closed.is_set() else ''})"
+
+    def _was_closed(self) -> CallCancelled:
+        return CallCancelled(f"{self!r} was closed while the call was under way")
 
     def _until(self, timeout: float | None) -> float:
         return time.monotonic() + (self._timeout if timeout is None else timeout)
@@ -211,42 +273,134 @@ class AsyncClient:
             self._calls.learn(await self._send(self._calls.model(model), until))
 
     async def _send(self, call: Call[ResultT], until: float) -> ResultT:
-        rpc = self._start(call, until)
+        if self._hedger is not None and call.repeatable and call.facts is None:
+            now = time.monotonic()
+            # No secret: it spreads waits.
+            steps = self._hedger.steps(call.rpc, call.model, now, until, random.random())  # noqa: S311
+            return call.read(await self._follow(steps, call, until))
+        if call.facts is not None:
+            return call.read(await self._asked(call, call.facts, until))
+        return call.read(await self._reply(call, self._start(call, until)))
+
+    async def _reply(self, call: Call[Any], rpc: Any) -> Any:  # noqa: ANN401 - a call and its reply, by the RPC
         verdict = Verdict(rpc)
         try:
-            reply = await rpc
+            return await rpc
         except grpc.aio.AioRpcError as error:
             raise self._failure(call.model, await verdict.of(error)) from error
         except asyncio.CancelledError:
             call.raise_unread()
-            _raise_if_closed(self, closed=self._closed)
+            _raise_if_closed(self, closed=self._closed.is_set())
             raise
-        return call.read(reply)
 
     def _start(self, call: Call[Any], until: float) -> Any:  # noqa: ANN401 - a reply or a stream, by the RPC
-        rpc = getattr(self._connected(), call.rpc)
         message = call.request if call.outgoing is None else _without_blocking(call.outgoing)
-        return rpc(message, timeout=max(0.0, until - time.monotonic()))
+        return self._rpc(call, self._lines.ordinary)(message, timeout=_left(until), metadata=self._metadata)
 
-    def _connected(self) -> preprocessor_pb2_grpc.PreprocessorAsyncStub:
-        """The stub; its channel is made on the running loop, which it then belongs to."""
-        if self._closed:
+    async def _asked(self, call: Call[Any], facts: EstimateRequest, until: float) -> Any:  # noqa: ANN401 - as above
+        """The reply to a call that asks first; where it is refused after it was let in, to its second try."""
+        again = self._lines.ordinary.retries.attempts > 1
+        while True:
+            rpc, message = self._ask(call, facts, until)
+            try:
+                return await self._reply(call, rpc)
+            except SidecarError as failure:
+                wait_s = ask.again_in_s(failure, _left(until)) if message.was_let_in and again else None
+                if wait_s is None:
+                    raise
+            again = False
+            await self._pause(wait_s)
+
+    def _ask(self, call: Call[Any], facts: EstimateRequest, until: float) -> tuple[Any, AsyncHeld]:
+        """A call under way whose request is sent once it is let in, and that request."""
+        channel = self._channel(self._lines.ordinary)
+        if not self._held:
+            self._held = held_rpcs(channel)
+        left = _left(until)
+        message = AsyncHeld(call.request, self._asking, left)
+        metadata = (*self._metadata, *ask.metadata(facts))
+        rpc = self._held[call.rpc](message, timeout=left, metadata=metadata)
+        message.listen(rpc)
+        return rpc, message
+
+    async def _pause(self, seconds: float) -> None:
+        """Raises CallCancelled where the client is closed meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+            raise self._was_closed()
+
+    async def _follow(self, steps: Steps[Any], call: Call[Any], until: float) -> Any:  # noqa: ANN401 - a reply, by the RPC
+        """Does the call step by step. Attempts that are under way at the end are cancelled."""
+        ended: asyncio.Queue[int] = asyncio.Queue()
+        attempts: list[tuple[Line, grpc.aio.UnaryUnaryCall[Any, Any]]] = []
+        told: Ended | None = None
+        try:
+            while True:
+                match steps.send(told):
+                    case Send(line):
+                        if attempts and self._closed.is_set():
+                            raise self._was_closed()
+                        rpc = self._rpc(call, line)
+                        attempt = rpc(call.request, timeout=_left(until), metadata=self._metadata)
+                        attempt.add_done_callback(partial(_tell, ended, len(attempts)))
+                        attempts.append((line, attempt))
+                        told = None
+                    case Wait(at):
+                        which = await _first(ended, at)
+                        told = None if which is None else await self._ended(which, *attempts[which])
+                    case Pause(at):
+                        told = None
+                        await self._pause(_left(at))
+        except StopIteration as done:
+            return done.value
+        except SidecarError as error:
+            self._calls.doubt(call.model, error)
+            raise
+        except asyncio.CancelledError:
+            _raise_if_closed(self, closed=self._closed.is_set())
+            raise
+        finally:
+            for _, attempt in attempts:
+                attempt.cancel()
+
+    async def _ended(self, which: int, line: Line, attempt: grpc.aio.UnaryUnaryCall[Any, Any]) -> Ended:
+        """How an attempt ended that has."""
+        try:
+            return Answered(which, time.monotonic(), await attempt)
+        except grpc.aio.AioRpcError as error:
+            failed = _failed(which, error, line.address)
+        if line.address == self.address:
+            self._asking.note(failed.error, failed.pushback_s)
+        return failed
+
+    def _rpc(self, call: Call[Any], line: Line) -> Any:  # noqa: ANN401 - gRPC has four kinds, with no common class
+        """What makes the call."""
+        channel = self._channel(line)
+        if line not in self._stubs:
+            self._stubs[line] = preprocessor_pb2_grpc.PreprocessorStub(channel)
+        return getattr(self._stubs[line], call.rpc)
+
+    def _channel(self, line: Line) -> grpc.aio.Channel:
+        """Made on the running loop, which it then belongs to."""
+        if self._closed.is_set():
             raise RuntimeError(f"{self!r} takes no more calls; make a new one")
-        if self._stub is None:
-            self._channel = (
-                grpc.aio.insecure_channel(self.address, self._options)
+        if line not in self._channels:
+            options = channel_options(line.retries, self._upload_threshold)
+            self._channels[line] = (
+                grpc.aio.insecure_channel(line.address, options)
                 if self._credentials is None
-                else grpc.aio.secure_channel(self.address, self._credentials, self._options)
+                else grpc.aio.secure_channel(line.address, self._credentials, options)
             )
-            self._stub = preprocessor_pb2_grpc.PreprocessorStub(self._channel)
-        return self._stub
+        return self._channels[line]
 
     def _failure(self, model: str, error: grpc.aio.AioRpcError) -> SidecarError:
-        failure = failures.from_rpc(
-            error.code(), error.details(), error.trailing_metadata(), address=self.address
-        )
-        self._calls.doubt(model, failure)
-        return failure
+        failed = _failed(0, error, self.address)
+        self._asking.note(failed.error, failed.pushback_s)
+        if self._hedger is not None:
+            self._hedger.count(failed)
+        self._calls.doubt(model, failed.error)
+        return failed.error
 
 
 class AsyncInferenceStream:
@@ -319,6 +473,31 @@ _Begun: TypeAlias = tuple[
     grpc.aio.UnaryStreamCall[Any, Any] | grpc.aio.StreamStreamCall[Any, Any],
     Verdict,
 ]
+
+
+def _failed(which: int, error: grpc.aio.AioRpcError, address: str) -> Failed:
+    """What a failed attempt stands for, and its push-back."""
+    trailing = error.trailing_metadata()
+    failure = failures.from_rpc(error.code(), error.details(), trailing, address=address)
+    failure.__cause__ = error
+    return Failed(which, time.monotonic(), failure, failures.pushback_s(trailing))
+
+
+def _left(until: float) -> float:
+    return max(0.0, until - time.monotonic())
+
+
+def _tell(ended: asyncio.Queue[int], which: int, _: object) -> None:
+    ended.put_nowait(which)
+
+
+async def _first(ended: asyncio.Queue[int], until: float) -> int | None:
+    """The first attempt to end; None if none has by `until`."""
+    try:
+        async with asyncio.timeout(None if until == math.inf else _left(until)):
+            return await ended.get()
+    except TimeoutError:
+        return None
 
 
 async def _make(

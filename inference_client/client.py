@@ -1,10 +1,15 @@
-"""The blocking client. It sends what `calls.py` makes and turns failed calls into errors; no more.
+"""The blocking client. It sends what `calls.py` makes, hedged as `hedges.py` says, and turns failed calls
+into errors; no more.
 
 Safe to use from several threads at once. After a fork, make a new client in the child.
 """
 
 from __future__ import annotations
 
+import math
+import queue
+import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,21 +18,46 @@ from typing import Any, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overlo
 
 import grpc
 from multimodal.v1 import preprocessor_pb2_grpc
+from multimodal.v1.preprocessor_pb2 import EstimateRequest
 
-from inference_client import failures
-from inference_client.calls import Call, Calls, InferOptions, PreprocessOptions
+from inference_client import ask, failures
+from inference_client.ask import AskFirst, Asking
+from inference_client.calls import (
+    Call,
+    Calls,
+    EstimateOptions,
+    InferOptions,
+    PreprocessOptions,
+    StreamOptions,
+)
 from inference_client.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_RETRIES,
+    DEFAULT_TENANT_KEY,
     DEFAULT_TIMEOUT_S,
     DEFAULT_UPLOAD_THRESHOLD,
+    Line,
     Retries,
     channel_options,
+    tenant_metadata,
 )
-from inference_client.errors import SidecarError
+from inference_client.errors import CallCancelled, SidecarError
+from inference_client.hedges import Answered, Ended, Failed, Hedger, Hedges, Lines, Pause, Send, Steps, Wait
+from inference_client.held import Held, held_rpcs
 from inference_client.items import MediaItem
 from inference_client.replies import StreamReader
-from inference_client.results import Batch, Finished, Inference, Model, Prepared, StageTimes, StreamOutputs
+from inference_client.results import (
+    Batch,
+    Estimate,
+    Finished,
+    Inference,
+    MediaInfo,
+    Model,
+    Prepared,
+    Priority,
+    StageTimes,
+    StreamOutputs,
+)
 from inference_client.tensors import InputValue
 
 ResultT = TypeVar("ResultT")
@@ -40,6 +70,14 @@ class _StreamCall(Protocol):
     def cancel(self) -> bool: ...
 
 
+class _Attempt(Protocol):
+    """A call under way whose answer is one message, as above."""
+
+    def add_done_callback(self, fn: Callable[[Any], None]) -> None: ...
+    def result(self) -> Any: ...  # noqa: ANN401 - a reply, by the RPC
+    def cancel(self) -> bool: ...
+
+
 _Begun: TypeAlias = tuple[Call[StreamOutputs | None], _StreamCall]
 
 
@@ -49,6 +87,10 @@ class Client:
     `credentials` turn TLS on (`grpc.ssl_channel_credentials(...)`). `timeout` is the default of every
     call, in seconds. Media that makes a request larger than `upload_threshold` bytes is sent in
     pieces; plain inputs cannot be, and are a ValueError if they alone are larger (and take over 1 MiB).
+    `tenant` says who calls, to be given a fair share, in the metadata `tenant_key`; `priority` whose work
+    goes first among one's own. `hedges` send slow calls a second time; none by default. `ask_first`: which
+    calls ask to be let in before they send their media: "auto", those while the sidecar pushes calls back and
+    shortly after, "always" or "never".
 
     Connecting happens with the first call. Every verb raises an error of `inference_client.errors`
     where the call fails; TypeError, ValueError and OSError are about the arguments given here.
@@ -61,20 +103,33 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,
         retries: Retries = DEFAULT_RETRIES,
+        hedges: Hedges | None = None,
         upload_threshold: int = DEFAULT_UPLOAD_THRESHOLD,
+        tenant: str = "",
+        tenant_key: str = DEFAULT_TENANT_KEY,
+        priority: Priority | str | None = None,
+        ask_first: AskFirst = "auto",
     ) -> None:
         self.address = address
         self._timeout = timeout
-        self._calls = Calls(upload_threshold)
-        options = channel_options(retries, upload_threshold)
-        self._channel = (
-            grpc.insecure_channel(address, options)
-            if credentials is None
-            else grpc.secure_channel(address, credentials, options)
-        )
-        self._stub: preprocessor_pb2_grpc.PreprocessorStub | None = preprocessor_pb2_grpc.PreprocessorStub(
-            self._channel
-        )
+        self._asking = Asking(ask_first)
+        self._calls = Calls(upload_threshold, priority, self._asking)
+        self._metadata = tenant_metadata(tenant, tenant_key)
+        self._lines = Lines.of(address, retries, hedges)
+        self._hedger = None if hedges is None else Hedger(hedges, self._lines)
+        self._closed = threading.Event()
+        self._channels: dict[Line, grpc.Channel] = {}
+        for line in self._lines.all():
+            options = channel_options(line.retries, upload_threshold)
+            self._channels[line] = (
+                grpc.insecure_channel(line.address, options)
+                if credentials is None
+                else grpc.secure_channel(line.address, credentials, options)
+            )
+        self._stubs = {
+            line: preprocessor_pb2_grpc.PreprocessorStub(channel) for line, channel in self._channels.items()
+        }
+        self._held = held_rpcs(self._channels[self._lines.ordinary])
 
     @overload
     def preprocess(  # type: ignore[overload-overlap]  # a str is a path here, never a list of paths
@@ -157,11 +212,12 @@ class Client:
         inputs: Mapping[str, InputValue] | None = None,
         *,
         timeout: float | None = None,
-        **options: Unpack[InferOptions],
+        **options: Unpack[StreamOptions],
     ) -> InferenceStream:
         """Media in, a stream of outputs out; for decoupled models and token streams.
 
-        Use it in a `with` block and loop over it; leaving the block cancels what is left:
+        Options: see StreamOptions. Use it in a `with` block and loop over it; leaving the block cancels what
+        is left:
 
             with client.infer_stream("streamer", "voice.wav") as stream:
                 for outputs in stream:
@@ -173,9 +229,31 @@ class Client:
             until = self._until(timeout)
             self._learn(model, inputs, until)
             call = self._calls.infer_stream(model, media, inputs, reader.read, **options)
-            return call, self._start(call, until)
+            if call.facts is None:
+                return call, self._start(call, until)
+            events, message = self._ask(call, call.facts, until)
+            message.listen_aside(events)
+            return call, events
 
         return InferenceStream(begin, partial(self._failure, model))
+
+    def estimate(
+        self,
+        model: str,
+        media: MediaItem | Sequence[MediaItem] | None = None,
+        *,
+        infos: MediaInfo | Sequence[MediaInfo] = (),
+        timeout: float | None = None,
+        **options: Unpack[EstimateOptions],
+    ) -> Estimate:
+        """What a call with this media would cost now and whether it would be let in; nothing is decoded.
+
+        Of files that are not at hand, `infos` say what is known, at least the kind and `encoded_bytes`. The
+        estimate's items are those of `media`, then those of `infos`. `timeout` is also that of the call asked
+        about. Raises what any call raises; that the other one would be refused is told in `refusal`.
+        """
+        until = self._until(timeout)
+        return self._send(self._calls.estimate(model, media, infos, **options), until)
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """The models served there, sorted by name."""
@@ -195,8 +273,9 @@ class Client:
 
     def close(self) -> None:
         """Closes the connection; calls under way end as CallCancelled."""
-        self._stub = None
-        self._channel.close()
+        self._closed.set()
+        for channel in self._channels.values():
+            channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -207,7 +286,10 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Client({self.address!r}{', closed' if self._stub is None else ''})"
+        return f"Client({self.address!r}{', closed' if self._closed.is_set() else ''})"
+
+    def _was_closed(self) -> CallCancelled:
+        return CallCancelled(f"{self!r} was closed while the call was under way")
 
     def _until(self, timeout: float | None) -> float:
         return time.monotonic() + (self._timeout if timeout is None else timeout)
@@ -217,6 +299,13 @@ class Client:
             self._calls.learn(self._send(self._calls.model(model), until))
 
     def _send(self, call: Call[ResultT], until: float) -> ResultT:
+        if self._hedger is not None and call.repeatable and call.facts is None:
+            now = time.monotonic()
+            # No secret: it spreads waits.
+            steps = self._hedger.steps(call.rpc, call.model, now, until, random.random())  # noqa: S311
+            return call.read(self._follow(steps, call, until))
+        if call.facts is not None:
+            return call.read(self._asked(call, call.facts, until))
         try:
             reply = self._start(call, until)
         except grpc.RpcError as error:
@@ -225,20 +314,121 @@ class Client:
         return call.read(reply)
 
     def _start(self, call: Call[Any], until: float) -> Any:  # noqa: ANN401 - a reply or a stream, by the RPC
-        if self._stub is None:
-            raise RuntimeError(f"{self!r} takes no more calls; make a new one")
-        rpc = getattr(self._stub, call.rpc)
         message = call.request if call.outgoing is None else call.outgoing
-        return rpc(message, timeout=max(0.0, until - time.monotonic()))
+        return self._rpc(call, self._lines.ordinary)(message, timeout=_left(until), metadata=self._metadata)
+
+    def _asked(self, call: Call[Any], facts: EstimateRequest, until: float) -> Any:  # noqa: ANN401 - as above
+        """The reply to a call that asks first; where it is refused after it was let in, to its second try."""
+        again = self._lines.ordinary.retries.attempts > 1
+        while True:
+            rpc, message = self._ask(call, facts, until)
+            try:
+                message.listen(rpc)
+                return rpc.result()
+            except grpc.RpcError as error:
+                failure = self._failure(call.model, error)
+                wait_s = ask.again_in_s(failure, _left(until)) if message.was_let_in and again else None
+                if wait_s is None:
+                    raise failure from error
+            finally:
+                rpc.cancel()
+            again = False
+            if self._closed.wait(wait_s):
+                raise self._was_closed()
+
+    def _ask(self, call: Call[Any], facts: EstimateRequest, until: float) -> tuple[Any, Held]:
+        """A call under way whose request is sent once it is let in, and that request."""
+        self._require_open()
+        left = _left(until)
+        message = Held(call.request, self._asking, left)
+        rpc = self._held[call.rpc]
+        # Of what gives one reply, the reply is waited for unless a future is asked for.
+        begin = rpc.future if isinstance(rpc, grpc.StreamUnaryMultiCallable) else rpc
+        return begin(message, timeout=left, metadata=(*self._metadata, *ask.metadata(facts))), message
+
+    def _follow(self, steps: Steps[Any], call: Call[Any], until: float) -> Any:  # noqa: ANN401 - a reply, by the RPC
+        """Does the call step by step. Attempts that are under way at the end are cancelled."""
+        ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        attempts: list[tuple[Line, _Attempt]] = []
+        told: Ended | None = None
+        try:
+            while True:
+                match steps.send(told):
+                    case Send(line):
+                        if attempts and self._closed.is_set():
+                            raise self._was_closed()
+                        rpc = self._rpc(call, line)
+                        attempt = rpc.future(call.request, timeout=_left(until), metadata=self._metadata)
+                        attempt.add_done_callback(partial(_tell, ended, len(attempts)))
+                        attempts.append((line, attempt))
+                        told = None
+                    case Wait(at):
+                        which = _first(ended, at)
+                        told = None if which is None else self._ended(which, *attempts[which])
+                    case Pause(at):
+                        told = None
+                        if self._closed.wait(_left(at)):
+                            raise self._was_closed()
+        except StopIteration as done:
+            return done.value
+        except SidecarError as error:
+            self._calls.doubt(call.model, error)
+            raise
+        finally:
+            for _, attempt in attempts:
+                attempt.cancel()
+
+    def _ended(self, which: int, line: Line, attempt: _Attempt) -> Ended:
+        """How an attempt ended that has."""
+        try:
+            return Answered(which, time.monotonic(), attempt.result())
+        except grpc.RpcError as error:
+            failed = _failed(which, error, line.address)
+        if line.address == self.address:
+            self._asking.note(failed.error, failed.pushback_s)
+        return failed
+
+    def _rpc(self, call: Call[Any], line: Line) -> Any:  # noqa: ANN401 - gRPC has four kinds, with no common class
+        self._require_open()
+        return getattr(self._stubs[line], call.rpc)
+
+    def _require_open(self) -> None:
+        if self._closed.is_set():
+            raise RuntimeError(f"{self!r} takes no more calls; make a new one")
 
     def _failure(self, model: str, error: grpc.RpcError) -> SidecarError:
-        # Every error that a call of the blocking API raises is that call too; its class does not say so.
-        call = cast("grpc.Call", error)
-        failure = failures.from_rpc(
-            call.code(), call.details(), call.trailing_metadata(), address=self.address
-        )
-        self._calls.doubt(model, failure)
-        return failure
+        failed = _failed(0, error, self.address)
+        self._asking.note(failed.error, failed.pushback_s)
+        if self._hedger is not None:
+            self._hedger.count(failed)
+        self._calls.doubt(model, failed.error)
+        return failed.error
+
+
+def _failed(which: int, error: grpc.RpcError, address: str) -> Failed:
+    """What a failed attempt stands for, and its push-back."""
+    # Every error that a call of the blocking API raises is that call too; its class does not say so.
+    call = cast("grpc.Call", error)
+    trailing = call.trailing_metadata()
+    failure = failures.from_rpc(call.code(), call.details(), trailing, address=address)
+    failure.__cause__ = error
+    return Failed(which, time.monotonic(), failure, failures.pushback_s(trailing))
+
+
+def _left(until: float) -> float:
+    return max(0.0, until - time.monotonic())
+
+
+def _tell(ended: queue.SimpleQueue[int], which: int, _: object) -> None:
+    ended.put(which)
+
+
+def _first(ended: queue.SimpleQueue[int], until: float) -> int | None:
+    """The first attempt to end; None if none has by `until`."""
+    try:
+        return ended.get(timeout=None if until == math.inf else _left(until))
+    except queue.Empty:
+        return None
 
 
 class InferenceStream:

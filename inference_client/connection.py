@@ -1,14 +1,15 @@
-"""How the sidecar is reached: address, limits of the channel, and gRPC's own retries.
+"""How the sidecar is reached: address, limits of the channel, who calls, and gRPC's own retries.
 
 Retries are gRPC's alone (its service config); no verb loops. gRPC retries a call only while nothing
 of an answer has come, waits as long as the server's push-back says (`grpc-retry-pushback-ms`; a
-negative one forbids the retry), stays within the call's deadline, and stops for a while when most
-calls fail (retry throttling).
+negative one forbids the retry, which is how the server says "for good" by a status that is otherwise
+retried), stays within the call's deadline, and stops for a while when most calls fail (retry throttling).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,22 +23,30 @@ DEFAULT_TIMEOUT_S = 30.0
 # one message. Half of the largest message that the sidecar takes by default (64 MiB).
 DEFAULT_UPLOAD_THRESHOLD = 32 * 2**20
 
-_SERVICE = "multimodal.v1.Preprocessor"
+SERVICE = "multimodal.v1.Preprocessor"
 
 # gRPC's own ceiling on attempts (gRFC A6).
 _MOST_ATTEMPTS = 5
 # A wait that gRPC rounds down to 0 ms is never over: the call hangs until its deadline (measured with
 # grpcio 1.85: always for a push-back of 0, in half of the calls for a backoff of 1 ms, never from 10 ms).
 _LEAST_BACKOFF_S = 0.01
+# The statuses that the server keeps for refusals worth a retry.
+RETRYABLE = ("UNAVAILABLE", "RESOURCE_EXHAUSTED")
 # Tokens of the retry throttle, as gRFC A6 suggests: a failed attempt takes one, a success gives 0.1
 # back, and nothing is retried while half of them are gone.
-_THROTTLE = {"maxTokens": 10, "tokenRatio": 0.1}
+THROTTLE_TOKENS = 10
+THROTTLE_RATIO = 0.1
 # Room for what a message carries beside its media, so that the largest inline request can be retried.
 _REQUEST_SLACK = 4 * 2**20
 # gRPC servers take pings more frequent than every 5 minutes for abuse unless configured otherwise, so
 # this is that and a tenth, for clocks and the network. It finds a peer that vanished without closing.
 _KEEPALIVE_MS = 330_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
+
+# What the sidecar reads the tenant from, unless its settings name another.
+DEFAULT_TENANT_KEY = "x-tenant-id"
+# gRPC's rule for keys of text: lower case, and neither its own prefix nor the ending that says bytes.
+_KEY = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,14 @@ class Retries:
 DEFAULT_RETRIES = Retries()
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One way to a sidecar: its address, and how often gRPC tries there by itself."""
+
+    address: str
+    retries: Retries
+
+
 def channel_options(retries: Retries, upload_threshold: int) -> list[tuple[str, Any]]:
     """The channel's settings, in gRPC's words."""
     return [
@@ -84,15 +101,28 @@ def channel_options(retries: Retries, upload_threshold: int) -> list[tuple[str, 
     ]
 
 
+def tenant_metadata(tenant: str, key: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that says who calls; none for no tenant. Raises ValueError for what gRPC cannot carry."""
+    if _KEY.fullmatch(key) is None:
+        raise ValueError(
+            "tenant_key is of a-z, 0-9, '_', '-' and '.', and neither begins with 'grpc-' nor ends with '-bin'; "
+            f"found {key!r}"
+        )
+    if not (tenant.isascii() and tenant.isprintable() and tenant == tenant.strip()):
+        raise ValueError(f"tenant is printable ASCII without spaces around it; found {tenant!r}")
+    return ((key, tenant),) if tenant else ()
+
+
 def service_config(retries: Retries) -> str:
-    """GRPC's service config. The server keeps these two statuses for refusals worth a retry."""
-    method: dict[str, Any] = {"name": [{"service": _SERVICE}]}
+    """GRPC's service config."""
+    method: dict[str, Any] = {"name": [{"service": SERVICE}]}
     if retries.attempts > 1:
         method["retryPolicy"] = {
             "maxAttempts": retries.attempts,
             "initialBackoff": f"{retries.first_backoff_s}s",
             "maxBackoff": f"{retries.longest_backoff_s}s",
             "backoffMultiplier": retries.factor,
-            "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+            "retryableStatusCodes": RETRYABLE,
         }
-    return json.dumps({"methodConfig": [method], "retryThrottling": _THROTTLE})
+    throttle = {"maxTokens": THROTTLE_TOKENS, "tokenRatio": THROTTLE_RATIO}
+    return json.dumps({"methodConfig": [method], "retryThrottling": throttle})

@@ -9,6 +9,7 @@
     │   ├── WrongStream            the model's kind of answer needs another verb
     │   ├── InvalidInput           a plain input contradicts what the model declares
     │   ├── MediaTooLarge          an item passes a limit
+    │   ├── Unaffordable           it can never fit: in the call's timeout, or in the server's memory
     │   ├── MediaError             the bytes of an item are to blame
     │   │   ├── UnsupportedMedia     not a format, or not a variant of one, that is decoded there
     │   │   └── CorruptMedia         a known format whose content is empty, cut short or damaged
@@ -141,6 +142,17 @@ class MediaTooLarge(CallerError):
     """An item passes a limit. Facts: `limit` (the server's settings key), `allowed`, `found`."""
 
     reason = "MEDIA_TOO_LARGE"
+
+
+@final
+class Unaffordable(CallerError):
+    """What was asked can never fit: its cost alone passes the call's timeout, or the memory there is.
+
+    The same request is refused for good; another timeout, smaller media or fewer items may fit. What does
+    not fit now is Overloaded.
+    """
+
+    reason = "UNAFFORDABLE"
 
 
 class MediaError(CallerError):
@@ -305,6 +317,7 @@ BY_REASON: Mapping[str, type[SidecarError]] = {
         WrongStream,
         InvalidInput,
         MediaTooLarge,
+        Unaffordable,
         UnsupportedMedia,
         CorruptMedia,
         MislabelledMedia,

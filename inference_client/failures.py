@@ -6,6 +6,7 @@ it runs where something has failed already; details that cannot be read count as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import grpc
@@ -31,6 +32,9 @@ DOMAIN = "multimodal.v1"
 
 # Where gRPC carries a google.rpc.Status beside the plain one.
 DETAILS_KEY = "grpc-status-details-bin"
+
+# How long a server asks to be left alone with a call, in gRPC's own words (gRFC A6).
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 # How gRPC itself words RESOURCE_EXHAUSTED for a message over the receiver's limit.
 _TOO_LONG = "message larger than max"
@@ -101,10 +105,23 @@ def from_problem(problem: media_pb2.Problem) -> SidecarError:
         problem.message or problem.reason or code.name,
         reason=problem.reason or None,
         retryable=problem.retryable,
+        retry_after_s=_seconds(problem.metadata.get("retry_after_s", "")),
         item=_item(problem.metadata),
         facts=problem.metadata,
         status=code.name,
     )
+
+
+def pushback_s(trailing: Iterable[tuple[str, str | bytes]] | None) -> float | None:
+    """Seconds until the next attempt, by the call's push-back; infinity for never, None: it has none.
+
+    A negative one, and one that cannot be read, both mean never (gRFC A6).
+    """
+    for key, value in trailing or ():
+        if key == PUSHBACK_KEY:
+            told = value if isinstance(value, str) else ""
+            return int(told) / 1e3 if told.isascii() and told.isdigit() else math.inf
+    return None
 
 
 def _told(
@@ -138,6 +155,15 @@ def _item(facts: Mapping[str, str]) -> int | None:
     """The index of the item to blame, if the facts tell one."""
     told = facts.get("item", "")
     return int(told) if told.isascii() and told.isdigit() else None
+
+
+def _seconds(told: str) -> float | None:
+    """A number of seconds from an item's facts, if that is what it is."""
+    try:
+        seconds = float(told)
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 def _rich_status(trailing: Iterable[tuple[str, str | bytes]]) -> status_pb2.Status:

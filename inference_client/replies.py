@@ -18,16 +18,19 @@ from inference_client.results import (
     AudioInfo,
     Batch,
     Cost,
+    Estimate,
     Finished,
     Grouping,
     ImageInfo,
     Inference,
+    ItemEstimate,
     MediaInfo,
     Modality,
     Model,
     ModelState,
     Prepared,
     Recipe,
+    Reuse,
     StageTimes,
     StreamOutputs,
     TensorSpec,
@@ -47,6 +50,11 @@ _STATES: Mapping[int, ModelState] = {
     preprocessor_pb2.MODEL_STATE_UNREACHABLE: ModelState.UNREACHABLE,
     preprocessor_pb2.MODEL_STATE_MISMATCHED: ModelState.MISMATCHED,
     preprocessor_pb2.MODEL_STATE_MISSING: ModelState.MISSING,
+}
+_REUSES: Mapping[int, Reuse] = {
+    media_pb2.REUSE_UNSPECIFIED: Reuse.MADE,
+    media_pb2.REUSE_KEPT: Reuse.KEPT,
+    media_pb2.REUSE_SHARED: Reuse.SHARED,
 }
 _TIMES = tuple(StageTimes.__dataclass_fields__)
 
@@ -75,6 +83,8 @@ def media_info(message: media_pb2.MediaInfo) -> MediaInfo:
             mode=image.mode,
             orientation=image.orientation or 1,
             frames=image.frames or 1,
+            progressive=image.progressive,
+            subsampling=image.subsampling,
         )
         if message.HasField("image")
         else None,
@@ -94,17 +104,18 @@ def prepared_batch(message: preprocessor_pb2.PreprocessResponse, count: int) -> 
     _check_count(len(message.items), count)
     return Batch(
         tensors={},
-        items=tuple(_prepared(item, message.request_id) for item in message.items),
+        items=tuple(_prepared(item, message) for item in message.items),
         times=times(message.times),
         cost=cost(message.cost),
         request_id=message.request_id,
+        replayed=message.replayed,
     )
 
 
 def prepared_one(message: preprocessor_pb2.PreprocessResponse) -> Prepared:
     """The result of the only item, with the call's own times. Raises its problem."""
     _check_count(len(message.items), 1)
-    result = _prepared(message.items[0], message.request_id).raise_for_problem()
+    result = _prepared(message.items[0], message).raise_for_problem()
     return replace(result, times=times(message.times), cost=cost(message.cost))
 
 
@@ -117,6 +128,7 @@ def inference_batch(message: preprocessor_pb2.InferResponse, count: int) -> Batc
         times=times(message.times),
         cost=cost(message.cost),
         request_id=message.request_id,
+        replayed=message.replayed,
     )
 
 
@@ -131,6 +143,20 @@ def inference_one(message: preprocessor_pb2.InferResponse, count: int) -> Infere
         tensors={**result.tensors, **tensors(message.outputs)},
         times=times(message.times),
         cost=cost(message.cost),
+    )
+
+
+def estimate(message: preprocessor_pb2.EstimateResponse, count: int) -> Estimate:
+    """What a call with `count` items would cost."""
+    _check_count(len(message.items), count)
+    return Estimate(
+        items=tuple(
+            ItemEstimate(_info(item), cost(item.cost), _tokens(item), _problem(item))
+            for item in message.items
+        ),
+        cost=cost(message.cost),
+        wait_s=message.wait_s,
+        refusal=from_problem(message.refusal) if message.HasField("refusal") else None,
     )
 
 
@@ -174,7 +200,7 @@ class StreamReader:
             return StreamOutputs(tensors=tensors(event.outputs.outputs), index=event.outputs.index)
         if kind == "prepared":
             start = event.prepared
-            self.prepared = tuple(_prepared(item, start.request_id) for item in start.items)
+            self.prepared = tuple(_prepared(item, start) for item in start.items)
         if kind == "finished":
             end = event.finished
             self.finished = Finished(
@@ -202,15 +228,20 @@ class StreamReader:
             raise BadReply("the stream ended without its last event; some outputs may be missing")
 
 
-def _prepared(item: media_pb2.ItemResult, request_id: str) -> Prepared:
+def _prepared(
+    item: media_pb2.ItemResult, reply: preprocessor_pb2.PreprocessResponse | preprocessor_pb2.Prepared
+) -> Prepared:
+    """An item of a reply, or of a stream's first event, which is never replayed."""
     return Prepared(
         tensors=tensors(item.tensors),
         info=_info(item),
         times=times(item.times),
         cost=cost(item.cost),
         problem=_problem(item),
-        request_id=request_id,
+        request_id=reply.request_id,
         placeholder_tokens=_tokens(item),
+        reuse=_reuse(item),
+        replayed=isinstance(reply, preprocessor_pb2.PreprocessResponse) and reply.replayed,
     )
 
 
@@ -223,6 +254,8 @@ def _inference(item: media_pb2.ItemResult, reply: preprocessor_pb2.InferResponse
         problem=_problem(item),
         request_id=reply.request_id,
         placeholder_tokens=_tokens(item),
+        reuse=_reuse(item),
+        replayed=reply.replayed,
         model=reply.upstream_model,
         version=reply.upstream_version,
     )
@@ -230,6 +263,10 @@ def _inference(item: media_pb2.ItemResult, reply: preprocessor_pb2.InferResponse
 
 def _tokens(item: media_pb2.ItemResult) -> int | None:
     return item.placeholder_tokens if item.HasField("placeholder_tokens") else None
+
+
+def _reuse(item: media_pb2.ItemResult) -> Reuse:
+    return _REUSES.get(item.reuse, Reuse.UNKNOWN)
 
 
 def _info(item: media_pb2.ItemResult) -> MediaInfo | None:

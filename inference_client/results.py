@@ -42,6 +42,27 @@ class ModelState(enum.StrEnum):
     MISSING = "missing"
 
 
+class Priority(enum.StrEnum):
+    """Whose work goes first among a tenant's own. A lower one waits as long as there is any of a higher."""
+
+    PROBE = "probe"
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class Reuse(enum.StrEnum):
+    """Whether an item's tensors were made for this call.
+
+    MADE: they were, or it has none. KEPT: for an earlier one with the same content. SHARED: for another
+    one at the same time.
+    """
+
+    UNKNOWN = "unknown"
+    MADE = "made"
+    KEPT = "kept"
+    SHARED = "shared"
+
+
 @dataclass(frozen=True, slots=True)
 class StageTimes:
     """Where the time went, a field a stage in the order of the path, in nanoseconds.
@@ -78,7 +99,11 @@ class StageTimes:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What an item costs: CPU in milliseconds of one core, memory in bytes."""
+    """What an item costs: CPU in milliseconds of one core, memory in bytes.
+
+    `predicted_cpu_ms` is foretold from the header alone; `actual_cpu_ms` is 0 where no work was done for it:
+    an item that was refused, or whose tensors were made for another call.
+    """
 
     predicted_cpu_ms: float = 0.0
     actual_cpu_ms: float = 0.0
@@ -88,23 +113,29 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """Facts of a picture: size in pixels as stored, mode in Pillow's words, EXIF orientation 1 to 8."""
+    """Facts of a picture: size in pixels as stored, mode in Pillow's words, EXIF orientation 1 to 8.
+
+    `progressive`: stored in passes over the whole picture. `subsampling`: how a JPEG's colours are sampled,
+    "4:2:0"; empty where that is not told.
+    """
 
     width: int
     height: int
-    mode: str
-    orientation: int
-    frames: int
+    mode: str = ""
+    orientation: int = 1
+    frames: int = 1
+    progressive: bool = False
+    subsampling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
     """Facts of a sound: codec in FFmpeg's words, rate in hertz, length in seconds (0: not stated)."""
 
-    codec: str
-    sample_rate: int
-    channels: int
-    duration_s: float
+    codec: str = ""
+    sample_rate: int = 0
+    channels: int = 0
+    duration_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +191,8 @@ class ItemResult(WithTensors):
     `info` is None when not even the header could be read. `times` are the whole call's where one item
     was asked for alone; in a batch they are the item's own, and `receive`, `deliver` and `respond`,
     which belong to the call, are 0. `placeholder_tokens`: how many it takes in the model's prompt, None where
-    the model has none or its files do not tell.
+    the model has none or its files do not tell. `reuse` tells whose work its tensors are. `replayed`: the whole
+    reply is that of an earlier call with the same idempotency key; times and costs are that call's.
     """
 
     info: MediaInfo | None
@@ -169,6 +201,8 @@ class ItemResult(WithTensors):
     problem: SidecarError | None = None
     request_id: str = ""
     placeholder_tokens: int | None = None
+    reuse: Reuse = Reuse.MADE
+    replayed: bool = False
 
     def raise_for_problem(self) -> Self:
         """Raises the item's problem if it has one; gives the result itself otherwise."""
@@ -204,13 +238,14 @@ class Batch(WithTensors, Sequence[ResultT_co], Generic[ResultT_co]):
 
     `tensors` are the outputs for all items together, from a model whose `grouping` is TOGETHER; empty
     otherwise. `times` are the call's (decode to pack: those of the item that was ready last), `cost`
-    is the sum.
+    is the sum. `replayed` as for an item.
     """
 
     items: tuple[ResultT_co, ...]
     times: StageTimes
     cost: Cost
     request_id: str = ""
+    replayed: bool = False
 
     @overload
     def __getitem__(self, index: int) -> ResultT_co: ...
@@ -257,6 +292,40 @@ class Finished:
     request_id: str = ""
     model: str = ""
     version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemEstimate:
+    """What one item would cost (`cost` without an actual one), from its header or what was told of it.
+
+    `problem` is why it could not be prepared at all; `info` is None when not even the header could be read.
+    `placeholder_tokens` as for a result.
+    """
+
+    info: MediaInfo | None
+    cost: Cost
+    placeholder_tokens: int | None = None
+    problem: SidecarError | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a call would cost and whether it would be let in, at the moment of asking; a promise of nothing.
+
+    `cost` is the sum of the items', `wait_s` how many seconds it would take until the answer, waiting and work.
+    `refusal` is the error that the call would end with now, None where it would be let in.
+    """
+
+    items: tuple[ItemEstimate, ...]
+    cost: Cost
+    wait_s: float
+    refusal: SidecarError | None = field(default=None, compare=False)
+
+    def raise_for_refusal(self) -> Self:
+        """Raises the refusal if there is one; gives the estimate itself otherwise."""
+        if self.refusal is not None:
+            raise self.refusal
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """A real gRPC server that answers as its script says, for what a well-behaved sidecar never does.
 
 A script is a list of answers per RPC; each attempt takes the next, and the last one is repeated. An
-answer is a reply message, a list of events (of a stream), a `Refusal`, or `HANG`. It keeps every
-request it saw. It must never decide anything by itself.
+answer is a reply message, a list of events (of a stream), a `Refusal`, `HANG`, or one of these `Held` until
+something else has happened. It keeps every request it saw. It must never decide anything by itself.
 """
 
 from __future__ import annotations
@@ -78,15 +78,26 @@ class Refusal:
         return status_pb2.Status(code=self.code.value[0], message=self.message, details=packed)
 
 
+@dataclass(frozen=True)
+class Held:
+    """Of a call with one answer: gives `then`, but not before `gate` is set."""
+
+    gate: asyncio.Event
+    then: Any
+
+
 class ScriptedServer(preprocessor_pb2_grpc.PreprocessorServicer):
     """The service, its script and what it saw: `seen[rpc]` holds one list of messages an attempt.
 
-    `hanging` is set while a caller hangs, and `left` once that caller has gone.
+    `metadata[rpc]` holds what came along with each. `asked` is set with the first attempt, `hanging` while a
+    caller hangs, and `left` once that caller has gone.
     """
 
     def __init__(self) -> None:
         self.script: dict[str, list[Any]] = {}
         self.seen: dict[str, list[list[Any]]] = {}
+        self.metadata: dict[str, list[dict[str, str | bytes]]] = {}
+        self.asked = asyncio.Event()
         self.hanging = asyncio.Event()
         self.left = asyncio.Event()
         self.address = ""
@@ -103,13 +114,16 @@ class ScriptedServer(preprocessor_pb2_grpc.PreprocessorServicer):
         return message
 
     async def _unary(self, rpc: str, messages: Iterable[Any], context: Any) -> Any:
-        answer = self._next(rpc, messages)
+        answer = self._next(rpc, messages, context)
+        if isinstance(answer, Held):
+            await answer.gate.wait()
+            answer = answer.then
         if isinstance(answer, (Refusal, _Hang)):
             await self._act(answer, context)
         return answer
 
     async def _events(self, rpc: str, messages: Iterable[Any], context: Any) -> AsyncIterator[Any]:
-        answer = self._next(rpc, messages)
+        answer = self._next(rpc, messages, context)
         for event in answer if isinstance(answer, list) else [answer]:
             if isinstance(event, (Refusal, _Hang)):
                 await self._act(event, context)
@@ -121,8 +135,10 @@ class ScriptedServer(preprocessor_pb2_grpc.PreprocessorServicer):
             return [await anext(request_iterator)]
         return [each async for each in request_iterator]
 
-    def _next(self, rpc: str, messages: Iterable[Any]) -> Any:
+    def _next(self, rpc: str, messages: Iterable[Any], context: Any) -> Any:
         self.seen.setdefault(rpc, []).append(list(messages))
+        self.metadata.setdefault(rpc, []).append(dict(context.invocation_metadata()))
+        self.asked.set()
         answers = self.script[rpc]
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
@@ -148,6 +164,9 @@ class ScriptedServer(preprocessor_pb2_grpc.PreprocessorServicer):
 
     async def GetModel(self, request: Any, context: Any) -> Any:  # noqa: N802 - as above
         return await self._unary("GetModel", [request], context)
+
+    async def Estimate(self, request: Any, context: Any) -> Any:  # noqa: N802 - as above
+        return await self._unary("Estimate", [request], context)
 
     async def PreprocessUpload(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802 - as above
         return await self._unary(

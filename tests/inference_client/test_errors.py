@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import inference_client
-from inference_client import connection
+from inference_client import connection, hedges
 from inference_client import errors as ours
 from sidecar import errors as theirs
 
@@ -70,3 +70,9 @@ def test_the_guides_table_of_defaults_is_true() -> None:
     assert f"| {connection.DEFAULT_TIMEOUT_S:g} s |" in guide
     assert f"| {connection.DEFAULT_UPLOAD_THRESHOLD // 2**20} MiB |" in guide
     assert f"up to {connection.DEFAULT_RETRIES.attempts} times" in guide
+    assert f'`"{connection.DEFAULT_TENANT_KEY}"`' in guide
+    usual = hedges.Hedges()
+    assert f'| `after` | `"{usual.after}"` |' in guide
+    assert f"| `budget` | {usual.budget} |" in guide
+    assert f"last {hedges._MOST_SAMPLES} times" in guide
+    assert f"once it has {hedges._LEAST_SAMPLES};" in guide

@@ -102,6 +102,22 @@ async def test_the_guides_script_runs_as_written(
     assert told.endswith("CORRUPT_MEDIA item 2 ends early\n")
 
 
+async def test_the_guides_estimate_runs_as_written(
+    scripted: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cost = media_pb2.Cost(predicted_cpu_ms=7.5, output_bytes=602_112)
+    items = [media_pb2.ItemResult(cost=cost, placeholder_tokens=64)] * 2
+    full = media_pb2.Problem(
+        code=8, reason="OVERLOADED", message="full", retryable=True, metadata={"retry_after_s": "1.5"}
+    )
+    reply = preprocessor_pb2.EstimateResponse(items=items, cost=cost, wait_s=0.25, refusal=full)
+    scripted.will("Estimate", reply)
+    with Client(scripted.address) as client:
+        await run(example("docs/client.md", "Estimates"), scripted, client=client)
+    told = "7.5 602112 64\n" * 2 + "7.5 ms of CPU; an answer in 0.25 s\nOVERLOADED True 1.5\n"
+    assert capsys.readouterr().out == told
+
+
 async def test_the_guides_stream_runs_as_written(
     scripted: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import Any
 
@@ -22,10 +23,11 @@ from inference_client import (
     Retries,
     ServerUnavailable,
     SidecarError,
+    Unaffordable,
     UpstreamUnavailable,
 )
 from inference_client.errors import BY_REASON
-from inference_client.failures import from_rpc
+from inference_client.failures import from_problem, from_rpc, pushback_s
 from tests.inference_client.scripted_server import HANG, Refusal, ScriptedServer, serving
 
 Code = grpc.StatusCode
@@ -99,6 +101,27 @@ class TestReading:
         error = from_rpc(code, None, None, address="here")
         assert code.name == error.status
         assert error.message
+
+    @pytest.mark.parametrize(
+        ("told", "seconds"),
+        [("1.5", 1.5), ("0", 0.0), ("", None), ("soon", None), ("-1", None), ("nan", None)],
+    )
+    def test_an_items_problem_tells_when_to_come_back_if_it_is_a_time(
+        self, told: str, seconds: float | None
+    ) -> None:
+        problem = media_pb2.Problem(code=8, reason="OVERLOADED", metadata={"retry_after_s": told})
+        assert from_problem(problem).retry_after_s == seconds
+
+    @pytest.mark.parametrize(
+        ("told", "seconds"),
+        [("250", 0.25), ("0", 0.0), ("-1", math.inf), ("", math.inf), ("1.5", math.inf), ("²", math.inf)],
+    )
+    def test_a_push_back_is_milliseconds_and_anything_else_is_never(self, told: str, seconds: float) -> None:
+        assert pushback_s([("other", "7"), ("grpc-retry-pushback-ms", told)]) == seconds
+
+    @pytest.mark.parametrize("trailing", [None, (), (("other", "7"),)])
+    def test_no_push_back_is_none(self, trailing: Any) -> None:
+        assert pushback_s(trailing) is None
 
     def test_details_that_a_proxy_wrote_are_not_ours(self) -> None:
         trailing = Refusal(Code.UNAVAILABLE, "OVERLOADED", domain="mesh.example").trailing()
@@ -180,6 +203,19 @@ class TestRetries:
         server.will("Infer", Refusal(Code.RESOURCE_EXHAUSTED, "MEDIA_TOO_LARGE", pushback_ms=-1))
         with pytest.raises(MediaTooLarge):
             await connect(server.address, retries=QUICK).infer("m", b"a")
+        assert server.attempts("Infer") == 1
+
+    async def test_what_can_never_fit_is_raised_at_once_by_a_name_of_its_own(
+        self, connect: Any, server: ScriptedServer
+    ) -> None:
+        facts = {"retryable": "false"}
+        server.will(
+            "Infer", Refusal(Code.RESOURCE_EXHAUSTED, "UNAFFORDABLE", facts=facts, pushback_ms=-1), OK
+        )
+        with pytest.raises(Unaffordable) as caught:
+            await connect(server.address, retries=QUICK).infer("m", b"a")
+        assert (caught.value.retryable, caught.value.retry_after_s) == (False, None)
+        assert isinstance(caught.value, CallerError)
         assert server.attempts("Infer") == 1
 
     async def test_the_servers_push_back_sets_the_wait(self, connect: Any, server: ScriptedServer) -> None:

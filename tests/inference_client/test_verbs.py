@@ -14,18 +14,25 @@ from multimodal.v1 import media_pb2, preprocessor_pb2
 
 from inference_client import (
     AsyncClient,
+    AudioInfo,
     BadReply,
     Batch,
     CallCancelled,
     Client,
     CorruptMedia,
     Cost,
+    Estimate,
     Grouping,
     ImageInfo,
+    ItemEstimate,
+    MediaInfo,
     MediaTooLarge,
     Modality,
     ModelState,
+    Overloaded,
     Prepared,
+    Priority,
+    Reuse,
     StageTimes,
     TensorSpec,
     UpstreamFailed,
@@ -192,6 +199,201 @@ async def test_the_element_type_wanted_reaches_the_request(
     server.will("Preprocess", prepared(item()))
     await caller.preprocess("clip", b"a", **options)
     assert number == server.request("Preprocess").data_type
+
+
+class TestOptionsOfAdmission:
+    @pytest.mark.parametrize(
+        ("default", "own", "number"),
+        [
+            (None, {}, preprocessor_pb2.PRIORITY_UNSPECIFIED),
+            (None, {"priority": Priority.PROBE}, preprocessor_pb2.PRIORITY_PROBE),
+            ("batch", {}, preprocessor_pb2.PRIORITY_BATCH),
+            (Priority.BATCH, {"priority": "interactive"}, preprocessor_pb2.PRIORITY_INTERACTIVE),
+        ],
+    )
+    async def test_a_calls_priority_is_its_own_or_else_the_clients(
+        self, connect: Any, server: ScriptedServer, default: Any, own: dict[str, Any], *, number: int
+    ) -> None:
+        server.will("Preprocess", prepared(item()))
+        server.will("Infer", inferred(item()))
+        server.will("InferStream", [TestStreams.FINISHED])
+        server.will("Estimate", preprocessor_pb2.EstimateResponse())
+        caller = connect(server.address, priority=default)
+        await caller.preprocess("m", b"a", **own)
+        await caller.infer("m", b"a", **own)
+        await caller.stream("m", b"a", **own)
+        await caller.call("estimate", "m", **own)
+        assert {rpc: server.request(rpc).priority for rpc in server.seen} == {
+            **dict.fromkeys(("Preprocess", "Infer", "InferStream", "Estimate"), number)
+        }
+
+    async def test_a_priority_that_there_is_not_is_refused_before_anything_is_sent(
+        self, caller: Any, connect: Any, server: ScriptedServer
+    ) -> None:
+        with pytest.raises(ValueError, match="probe, interactive, batch; found 'urgent'"):
+            await caller.infer("m", b"a", priority="urgent")
+        with pytest.raises(ValueError, match="found 'urgent'"):
+            connect(server.address, priority="urgent")
+        assert server.seen == {}
+
+    async def test_fresh_reaches_every_kind_of_request(self, caller: Any, server: ScriptedServer) -> None:
+        server.will("Preprocess", prepared(item()))
+        server.will("Infer", inferred(item()))
+        server.will("InferStream", [TestStreams.FINISHED])
+        await caller.preprocess("m", b"a", fresh=True)
+        await caller.infer("m", b"a", fresh=True)
+        await caller.stream("m", b"a", fresh=True)
+        assert all(server.request(rpc).fresh for rpc in ("Preprocess", "Infer", "InferStream"))
+
+    async def test_an_idempotency_key_reaches_the_request_and_the_upload(
+        self, connect: Any, server: ScriptedServer
+    ) -> None:
+        server.will("Preprocess", prepared(item()))
+        server.will("Infer", inferred(item()))
+        server.will("InferUpload", inferred(item()))
+        caller = connect(server.address, upload_threshold=4)
+        await caller.preprocess("m", b"a", idempotency_key="k1")
+        await caller.infer("m", b"a", idempotency_key="k2")
+        await caller.infer("m", b"large", idempotency_key="k3")
+        sent = [server.request(rpc).idempotency_key for rpc in ("Preprocess", "Infer")]
+        assert [*sent, server.seen["InferUpload"][0][0].request.idempotency_key] == ["k1", "k2", "k3"]
+
+    async def test_a_stream_takes_no_idempotency_key(self, caller: Any) -> None:
+        with pytest.raises(TypeError, match="idempotency_key"):
+            await caller.stream("m", b"a", idempotency_key="k")
+
+    @pytest.mark.parametrize("key", ["x-tenant-id", "team"])
+    async def test_the_tenant_goes_along_with_every_call(
+        self, connect: Any, server: ScriptedServer, key: str
+    ) -> None:
+        server.will("ListModels", preprocessor_pb2.ListModelsResponse())
+        server.will("InferUpload", inferred(item()))
+        server.will("InferStream", [TestStreams.FINISHED])
+        named = {} if key == "x-tenant-id" else {"tenant_key": key}
+        caller = connect(server.address, tenant="agents/7", upload_threshold=1, **named)
+        await caller.call("models")
+        await caller.infer("m", b"large")
+        await caller.stream("m", b"a")
+        assert [sent[0][key] for sent in server.metadata.values()] == ["agents/7"] * 3
+
+    async def test_no_tenant_is_no_metadata(self, caller: Any, server: ScriptedServer) -> None:
+        server.will("ListModels", preprocessor_pb2.ListModelsResponse())
+        await caller.call("models")
+        assert "x-tenant-id" not in server.metadata["ListModels"][0]
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            *({"tenant": tenant} for tenant in ("café", "a\nb", " a")),
+            *({"tenant_key": key} for key in ("", "X-Tenant", "grpc-tenant", "tenant-bin", "a b")),
+        ],
+        ids=str,
+    )
+    def test_what_metadata_cannot_carry_is_refused(self, connect: Any, wrong: dict[str, str]) -> None:
+        with pytest.raises(ValueError, match="found"):
+            connect("127.0.0.1:1", **wrong)
+
+
+class TestReuse:
+    async def test_each_item_tells_whose_work_its_tensors_are(
+        self, caller: Any, server: ScriptedServer
+    ) -> None:
+        numbers = (media_pb2.REUSE_UNSPECIFIED, media_pb2.REUSE_KEPT, media_pb2.REUSE_SHARED, 9)
+        items = [media_pb2.ItemResult(reuse=number) for number in numbers]  # type: ignore[arg-type]  # 9: a newer server's
+        server.will("Preprocess", prepared(*items))
+        server.will("Infer", inferred(*items))
+        expected = [Reuse.MADE, Reuse.KEPT, Reuse.SHARED, Reuse.UNKNOWN]
+        for verb in (caller.preprocess, caller.infer):
+            assert [each.reuse for each in await verb("m", [b"a"] * 4)] == expected
+
+    @pytest.mark.parametrize("replayed", [True, False])
+    async def test_a_reply_tells_whether_it_is_that_of_an_earlier_call(
+        self, caller: Any, server: ScriptedServer, *, replayed: bool
+    ) -> None:
+        reply = prepared(item())
+        reply.replayed = replayed
+        server.will("Preprocess", reply)
+        server.will("Infer", inferred(item(), replayed=replayed))
+        for verb in (caller.preprocess, caller.infer):
+            batch = await verb("m", [b"a"])
+            assert [each.replayed for each in (batch, batch[0], await verb("m", b"a"))] == [replayed] * 3
+
+
+class TestEstimates:
+    FOUND = media_pb2.MediaInfo(
+        modality=media_pb2.MODALITY_IMAGE,
+        format="jpeg",
+        encoded_bytes=9,
+        image=media_pb2.ImageInfo(width=4, height=3, mode="RGB", progressive=True, subsampling="4:2:0"),
+    )
+    INFO = MediaInfo(Modality.IMAGE, "jpeg", 9, ImageInfo(4, 3, "RGB", progressive=True, subsampling="4:2:0"))
+
+    async def test_an_estimate_tells_costs_tokens_and_the_wait(
+        self, caller: Any, server: ScriptedServer
+    ) -> None:
+        cost = media_pb2.Cost(predicted_cpu_ms=7.5, decoded_bytes=36, output_bytes=602_112)
+        items = [media_pb2.ItemResult(info=self.FOUND, cost=cost, placeholder_tokens=64), CORRUPT]
+        reply = preprocessor_pb2.EstimateResponse(items=items, cost=cost, wait_s=0.25)
+        server.will("Estimate", reply)
+        estimate = await caller.call("estimate", "clip", [b"jpeg", b"jp"], data_type="FP16", timeout=5)
+        assert isinstance(estimate, Estimate)
+        expected = Cost(7.5, 0.0, 36, 602_112)
+        assert estimate.items == (ItemEstimate(self.INFO, expected, 64), ItemEstimate(None, Cost()))
+        assert isinstance(estimate.items[1].problem, CorruptMedia)
+        assert (estimate.cost, estimate.wait_s, estimate.refusal) == (expected, 0.25, None)
+        assert estimate is estimate.raise_for_refusal()
+        request = server.request("Estimate")
+        assert (request.model, request.data_type) == ("clip", media_pb2.DATA_TYPE_FP16)
+        assert [each.inline for each in request.media] == [b"jpeg", b"jp"]
+
+    async def test_a_refusal_foretold_is_the_error_that_would_be_raised(
+        self, caller: Any, server: ScriptedServer
+    ) -> None:
+        facts = {"retry_after_s": "1.5"}
+        refusal = media_pb2.Problem(
+            code=8, reason="OVERLOADED", message="too much to do", retryable=True, metadata=facts
+        )
+        server.will("Estimate", preprocessor_pb2.EstimateResponse(refusal=refusal))
+        estimate = await caller.call("estimate", "clip")
+        with pytest.raises(Overloaded, match="too much to do") as caught:
+            estimate.raise_for_refusal()
+        assert caught.value is estimate.refusal
+        assert (caught.value.retry_after_s, caught.value.status) == (1.5, "RESOURCE_EXHAUSTED")
+
+    async def test_what_is_known_of_a_file_is_sent_as_it_was_found(
+        self, caller: Any, server: ScriptedServer
+    ) -> None:
+        sound = MediaInfo(Modality.AUDIO, "wav", 320_044, audio=AudioInfo(sample_rate=16_000, channels=1))
+        items = [media_pb2.ItemResult()] * 2
+        server.will("Estimate", preprocessor_pb2.EstimateResponse(items=items))
+        await caller.call("estimate", "clip", infos=[self.INFO, sound])
+        first, second = server.request("Estimate").infos
+        expected = media_pb2.MediaInfo()
+        expected.CopyFrom(self.FOUND)
+        expected.image.orientation = expected.image.frames = 1
+        assert first == expected
+        assert not second.HasField("image")
+        assert (second.modality, second.audio.sample_rate) == (media_pb2.MODALITY_AUDIO, 16_000)
+
+    async def test_one_item_and_one_info_need_no_list(self, caller: Any, server: ScriptedServer) -> None:
+        items = [media_pb2.ItemResult()] * 2
+        server.will("Estimate", preprocessor_pb2.EstimateResponse(items=items))
+        bare = MediaInfo(Modality.IMAGE, "", 400_000)
+        assert len((await caller.call("estimate", "clip", b"jpeg", infos=bare)).items) == 2
+
+    async def test_estimates_for_fewer_items_than_asked_are_a_bad_reply(
+        self, caller: Any, server: ScriptedServer
+    ) -> None:
+        server.will("Estimate", preprocessor_pb2.EstimateResponse())
+        with pytest.raises(BadReply, match="1 media items were sent and 0 results"):
+            await caller.call("estimate", "clip", b"jpeg")
+
+    async def test_media_too_large_for_one_message_is_asked_about_by_what_is_known_of_it(
+        self, connect: Any, server: ScriptedServer
+    ) -> None:
+        with pytest.raises(ValueError, match="as `infos` instead"):
+            await connect(server.address, upload_threshold=4).call("estimate", "clip", b"large")
+        assert server.seen == {}
 
 
 async def test_an_element_type_that_there_is_not_is_refused_before_anything_is_sent(

@@ -117,6 +117,30 @@ DATA_TYPE_BYTES: DataType.ValueType  # 14
 """Byte strings; each element is a 4-byte little-endian length and that many bytes."""
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
+class _Reuse:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReuseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reuse.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REUSE_UNSPECIFIED: _Reuse.ValueType  # 0
+    """They were, or the item has none."""
+    REUSE_KEPT: _Reuse.ValueType  # 1
+    """They were made for an earlier call with the same content, and kept."""
+    REUSE_SHARED: _Reuse.ValueType  # 2
+    """Another call with the same content made them at the same time."""
+
+class Reuse(_Reuse, metaclass=_ReuseEnumTypeWrapper):
+    """Whether an item's tensors were made for this call."""
+
+REUSE_UNSPECIFIED: Reuse.ValueType  # 0
+"""They were, or the item has none."""
+REUSE_KEPT: Reuse.ValueType  # 1
+"""They were made for an earlier call with the same content, and kept."""
+REUSE_SHARED: Reuse.ValueType  # 2
+"""Another call with the same content made them at the same time."""
+Global___Reuse: _TypeAlias = Reuse  # noqa: Y015
+
 @_typing.final
 class Media(_message.Message):
     """One media item as the caller sends it: an encoded file, whole."""
@@ -301,6 +325,8 @@ class ImageInfo(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     ORIENTATION_FIELD_NUMBER: _builtins.int
     FRAMES_FIELD_NUMBER: _builtins.int
+    PROGRESSIVE_FIELD_NUMBER: _builtins.int
+    SUBSAMPLING_FIELD_NUMBER: _builtins.int
     width: _builtins.int
     """Width as stored, before any EXIF rotation. Unit: pixels."""
     height: _builtins.int
@@ -311,6 +337,14 @@ class ImageInfo(_message.Message):
     """EXIF orientation, 1 to 8. Default 1: upright."""
     frames: _builtins.int
     """Frames of an animation or pages of a document; only the first is used. Default 1."""
+    progressive: _builtins.bool
+    """Whether it is stored in passes over the whole picture (progressive JPEG, interlaced PNG and GIF), which costs
+    more to decode. Default false.
+    """
+    subsampling: _builtins.str
+    """How a JPEG's colours are sampled: "4:4:4", "4:2:2", "4:2:0", ... Default empty: not a JPEG, no colours, or not
+    told.
+    """
     def __init__(
         self,
         *,
@@ -319,10 +353,12 @@ class ImageInfo(_message.Message):
         mode: _builtins.str = ...,
         orientation: _builtins.int = ...,
         frames: _builtins.int = ...,
+        progressive: _builtins.bool = ...,
+        subsampling: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "height", b"height", "mode", b"mode", "orientation", b"orientation", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "height", b"height", "mode", b"mode", "orientation", b"orientation", "progressive", b"progressive", "subsampling", b"subsampling", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -376,7 +412,7 @@ class Cost(_message.Message):
     """Foretold from the header alone. Unit: milliseconds of one core."""
     actual_cpu_ms: _builtins.float
     """Spent by the worker's thread on decode, transform and pack. Unit: milliseconds of one core.
-    Default 0: the item was refused before any work.
+    Default 0: the item was refused before any work, or another call's tensors were used.
     """
     decoded_bytes: _builtins.int
     """Size of the decoded picture (3 bytes a pixel) or sound (4 a sample), foretold from the header; what a
@@ -538,10 +574,13 @@ class ItemResult(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
     PLACEHOLDER_TOKENS_FIELD_NUMBER: _builtins.int
+    REUSE_FIELD_NUMBER: _builtins.int
     placeholder_tokens: _builtins.int
     """How many placeholder tokens it takes in the model's prompt. Unset where the model has none, its files
     do not tell, or probe failed.
     """
+    reuse: Global___Reuse.ValueType
+    """Whether its tensors were made for this call; then `cost.actual_cpu_ms` is what it took, else 0."""
     @_builtins.property
     def problem(self) -> Global___Problem:
         """Why it failed; unset when it did not."""
@@ -573,10 +612,11 @@ class ItemResult(_message.Message):
         cost: Global___Cost | None = ...,
         tensors: _abc.Iterable[Global___Tensor] | None = ...,
         placeholder_tokens: _builtins.int | None = ...,
+        reuse: Global___Reuse.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_placeholder_tokens", b"_placeholder_tokens", "cost", b"cost", "info", b"info", "placeholder_tokens", b"placeholder_tokens", "problem", b"problem", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_placeholder_tokens", b"_placeholder_tokens", "cost", b"cost", "info", b"info", "placeholder_tokens", b"placeholder_tokens", "problem", b"problem", "tensors", b"tensors", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_placeholder_tokens", b"_placeholder_tokens", "cost", b"cost", "info", b"info", "placeholder_tokens", b"placeholder_tokens", "problem", b"problem", "reuse", b"reuse", "tensors", b"tensors", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__placeholder_tokens: _TypeAlias = _typing.Literal["placeholder_tokens"]  # noqa: Y015
     _WhichOneofArgType__placeholder_tokens: _TypeAlias = _typing.Literal["_placeholder_tokens", b"_placeholder_tokens"]  # noqa: Y015

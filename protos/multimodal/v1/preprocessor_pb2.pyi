@@ -27,6 +27,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """The request does not say: INTERACTIVE, unless a parameter "priority" in Triton's sense says more."""
+    PRIORITY_PROBE: _Priority.ValueType  # 1
+    """Small calls that watch over the service itself."""
+    PRIORITY_INTERACTIVE: _Priority.ValueType  # 2
+    """Somebody waits for the answer."""
+    PRIORITY_BATCH: _Priority.ValueType  # 3
+    """Nobody does."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Whose work goes first among a tenant's own. What is of lower priority waits as long as there is any of a higher."""
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""The request does not say: INTERACTIVE, unless a parameter "priority" in Triton's sense says more."""
+PRIORITY_PROBE: Priority.ValueType  # 1
+"""Small calls that watch over the service itself."""
+PRIORITY_INTERACTIVE: Priority.ValueType  # 2
+"""Somebody waits for the answer."""
+PRIORITY_BATCH: Priority.ValueType  # 3
+"""Nobody does."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _Grouping:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -94,6 +122,9 @@ class PreprocessRequest(_message.Message):
     ALL_OR_NOTHING_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DATA_TYPE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model whose recipe applies, as ListModels names it. No default."""
     all_or_nothing: _builtins.bool
@@ -108,6 +139,14 @@ class PreprocessRequest(_message.Message):
     has not been reached that is not known, and the call fails. Outputs that cannot take the type, such
     as masks, keep their own.
     """
+    priority: Global___Priority.ValueType
+    """Whose work goes first. Default unspecified: interactive."""
+    fresh: _builtins.bool
+    """Have every item prepared anew, whatever is kept of the same content, and keep nothing. Default false."""
+    idempotency_key: _builtins.str
+    """Names this call, so that a retry of it, with the same key and the same content, is given the first one's reply.
+    At most 256 bytes, and kept for some minutes. Default empty: a retry is a new call.
+    """
     @_builtins.property
     def media(self) -> _containers.RepeatedCompositeFieldContainer[_media_pb2.Media]:
         """The items, prepared independently. At least one; at most the server's limit."""
@@ -120,10 +159,13 @@ class PreprocessRequest(_message.Message):
         all_or_nothing: _builtins.bool = ...,
         request_id: _builtins.str = ...,
         data_type: _media_pb2.DataType.ValueType = ...,
+        priority: Global___Priority.ValueType = ...,
+        fresh: _builtins.bool = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_or_nothing", b"all_or_nothing", "data_type", b"data_type", "media", b"media", "model", b"model", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_or_nothing", b"all_or_nothing", "data_type", b"data_type", "fresh", b"fresh", "idempotency_key", b"idempotency_key", "media", b"media", "model", b"model", "priority", b"priority", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -139,8 +181,13 @@ class PreprocessResponse(_message.Message):
     TIMES_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's own id."""
+    replayed: _builtins.bool
+    """Whether this is the reply to an earlier call with the same `idempotency_key`, stored: times and costs are
+    that call's. Default false.
+    """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_media_pb2.ItemResult]:
         """One result an item, in the order of the request."""
@@ -160,10 +207,11 @@ class PreprocessResponse(_message.Message):
         times: _media_pb2.StageTimes | None = ...,
         cost: _media_pb2.Cost | None = ...,
         request_id: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "items", b"items", "request_id", b"request_id", "times", b"times"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "items", b"items", "replayed", b"replayed", "request_id", b"request_id", "times", b"times"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -203,6 +251,9 @@ class InferRequest(_message.Message):
     ALL_OR_NOTHING_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model to ask, as ListModels names it. No default."""
     all_or_nothing: _builtins.bool
@@ -211,6 +262,14 @@ class InferRequest(_message.Message):
     """
     request_id: _builtins.str
     """The caller's own id, echoed in the reply, in the logs and to the model server. Default empty."""
+    priority: Global___Priority.ValueType
+    """Whose work goes first. Default unspecified: as the parameter "priority" says, else interactive."""
+    fresh: _builtins.bool
+    """Have every item prepared anew, whatever is kept of the same content, and keep nothing. Default false."""
+    idempotency_key: _builtins.str
+    """Names this call, so that a retry of it, with the same key and the same content, is given the first one's reply.
+    At most 256 bytes, and kept for some minutes. Default empty: a retry is a new call. Not for streamed calls.
+    """
     @_builtins.property
     def media(self) -> _containers.RepeatedCompositeFieldContainer[_media_pb2.Media]:
         """The media items. How they become inferences is the model's `grouping`. At least one, unless the
@@ -230,7 +289,9 @@ class InferRequest(_message.Message):
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___Parameter]:
         """Parameters handed to the model server as they are, for example "max_tokens". Default none. Names
-        that the protocol reserves ("sequence_id", "triton_*", ...) are refused.
+        that the protocol reserves ("sequence_id", "triton_*", ...) are refused, but for "priority": a whole number in
+        Triton's sense, 1 the highest and 0 the model's default, which also says whose work goes first here:
+        from 2 on it is BATCH.
         """
 
     def __init__(
@@ -243,10 +304,13 @@ class InferRequest(_message.Message):
         all_or_nothing: _builtins.bool = ...,
         request_id: _builtins.str = ...,
         parameters: _abc.Mapping[_builtins.str, Global___Parameter] | None = ...,
+        priority: Global___Priority.ValueType = ...,
+        fresh: _builtins.bool = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_or_nothing", b"all_or_nothing", "inputs", b"inputs", "media", b"media", "model", b"model", "outputs", b"outputs", "parameters", b"parameters", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_or_nothing", b"all_or_nothing", "fresh", b"fresh", "idempotency_key", b"idempotency_key", "inputs", b"inputs", "media", b"media", "model", b"model", "outputs", b"outputs", "parameters", b"parameters", "priority", b"priority", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -301,12 +365,17 @@ class InferResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     UPSTREAM_MODEL_FIELD_NUMBER: _builtins.int
     UPSTREAM_VERSION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's own id."""
     upstream_model: _builtins.str
     """The model that answered, as the model server names it. Default empty: not stated."""
     upstream_version: _builtins.str
     """The version of the model that answered. Default empty: not stated."""
+    replayed: _builtins.bool
+    """Whether this is the reply to an earlier call with the same `idempotency_key`, stored: times and costs are
+    that call's. Default false.
+    """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_media_pb2.ItemResult]:
         """One result a media item, in the order of the request. With grouping EACH its tensors are the
@@ -335,10 +404,11 @@ class InferResponse(_message.Message):
         request_id: _builtins.str = ...,
         upstream_model: _builtins.str = ...,
         upstream_version: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "items", b"items", "outputs", b"outputs", "request_id", b"request_id", "times", b"times", "upstream_model", b"upstream_model", "upstream_version", b"upstream_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "items", b"items", "outputs", b"outputs", "replayed", b"replayed", "request_id", b"request_id", "times", b"times", "upstream_model", b"upstream_model", "upstream_version", b"upstream_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -680,6 +750,90 @@ class GetModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelResponse: _TypeAlias = GetModelResponse  # noqa: Y015
+
+@_typing.final
+class EstimateRequest(_message.Message):
+    """Media to be told the cost of: whole files, or what is known of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    MEDIA_FIELD_NUMBER: _builtins.int
+    INFOS_FIELD_NUMBER: _builtins.int
+    DATA_TYPE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model whose recipe would apply. No default."""
+    data_type: _media_pb2.DataType.ValueType
+    """As in Preprocess: the element type wanted. Default unspecified: the model's own."""
+    priority: Global___Priority.ValueType
+    """As in Preprocess. The call's own deadline is taken for that of the call it asks about."""
+    @_builtins.property
+    def media(self) -> _containers.RepeatedCompositeFieldContainer[_media_pb2.Media]:
+        """Encoded files, inline; they are probed and no more. Default none."""
+
+    @_builtins.property
+    def infos(self) -> _containers.RepeatedCompositeFieldContainer[_media_pb2.MediaInfo]:
+        """What is known of files that are not sent: kind, format, size, and the facts of the picture or sound. What is
+        left out is guessed from `encoded_bytes`, and then foretold the worse. Default none.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        media: _abc.Iterable[_media_pb2.Media] | None = ...,
+        infos: _abc.Iterable[_media_pb2.MediaInfo] | None = ...,
+        data_type: _media_pb2.DataType.ValueType = ...,
+        priority: Global___Priority.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_type", b"data_type", "infos", b"infos", "media", b"media", "model", b"model", "priority", b"priority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateRequest: _TypeAlias = EstimateRequest  # noqa: Y015
+
+@_typing.final
+class EstimateResponse(_message.Message):
+    """What such a call would cost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    WAIT_S_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    wait_s: _builtins.float
+    """How long it would wait for its turn and for the work, foretold. Unit: seconds."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[_media_pb2.ItemResult]:
+        """One an item: those of `media`, then those of `infos`. Without tensors, times and actual cost."""
+
+    @_builtins.property
+    def cost(self) -> _media_pb2.Cost:
+        """The sum of the costs."""
+
+    @_builtins.property
+    def refusal(self) -> _media_pb2.Problem:
+        """Why the call would not be let in now; unset when it would."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[_media_pb2.ItemResult] | None = ...,
+        cost: _media_pb2.Cost | None = ...,
+        wait_s: _builtins.float = ...,
+        refusal: _media_pb2.Problem | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "items", b"items", "refusal", b"refusal", "wait_s", b"wait_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EstimateResponse: _TypeAlias = EstimateResponse  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):

@@ -75,6 +75,11 @@ class PreprocessorStub(object):
                 request_serializer=multimodal_dot_v1_dot_preprocessor__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.Estimate = channel.unary_unary(
+                '/multimodal.v1.Preprocessor/Estimate',
+                request_serializer=multimodal_dot_v1_dot_preprocessor__pb2.EstimateRequest.SerializeToString,
+                response_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.EstimateResponse.FromString,
+                _registered_method=True)
 
 
 class PreprocessorServicer(object):
@@ -139,6 +144,14 @@ class PreprocessorServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Estimate(self, request, context):
+        """What a Preprocess or Infer of such media would cost now, and whether it would be let in. Nothing is
+        decoded, nothing is kept, and the promise is for this moment only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PreprocessorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -181,6 +194,11 @@ def add_PreprocessorServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.GetModelRequest.FromString,
                     response_serializer=multimodal_dot_v1_dot_preprocessor__pb2.GetModelResponse.SerializeToString,
+            ),
+            'Estimate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Estimate,
+                    request_deserializer=multimodal_dot_v1_dot_preprocessor__pb2.EstimateRequest.FromString,
+                    response_serializer=multimodal_dot_v1_dot_preprocessor__pb2.EstimateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -400,6 +418,33 @@ class Preprocessor(object):
             '/multimodal.v1.Preprocessor/GetModel',
             multimodal_dot_v1_dot_preprocessor__pb2.GetModelRequest.SerializeToString,
             multimodal_dot_v1_dot_preprocessor__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Estimate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/multimodal.v1.Preprocessor/Estimate',
+            multimodal_dot_v1_dot_preprocessor__pb2.EstimateRequest.SerializeToString,
+            multimodal_dot_v1_dot_preprocessor__pb2.EstimateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,10 @@ class PreprocessorStub:
     """The models served here, by name."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_preprocessor_pb2.GetModelRequest, _preprocessor_pb2.GetModelResponse]
     """One model: what it takes and gives, and which recipe prepares its media."""
+    Estimate: _grpc.UnaryUnaryMultiCallable[_preprocessor_pb2.EstimateRequest, _preprocessor_pb2.EstimateResponse]
+    """What a Preprocess or Infer of such media would cost now, and whether it would be let in. Nothing is
+    decoded, nothing is kept, and the promise is for this moment only.
+    """
 
 @_typing.type_check_only
 class PreprocessorAsyncStub(PreprocessorStub):
@@ -86,6 +90,10 @@ class PreprocessorAsyncStub(PreprocessorStub):
     """The models served here, by name."""
     GetModel: _aio.UnaryUnaryMultiCallable[_preprocessor_pb2.GetModelRequest, _preprocessor_pb2.GetModelResponse]  # type: ignore[assignment]
     """One model: what it takes and gives, and which recipe prepares its media."""
+    Estimate: _aio.UnaryUnaryMultiCallable[_preprocessor_pb2.EstimateRequest, _preprocessor_pb2.EstimateResponse]  # type: ignore[assignment]
+    """What a Preprocess or Infer of such media would cost now, and whether it would be let in. Nothing is
+    decoded, nothing is kept, and the promise is for this moment only.
+    """
 
 class PreprocessorServicer(metaclass=_abc_1.ABCMeta):
     """Prepares media for models, and hands it to them."""
@@ -157,5 +165,15 @@ class PreprocessorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_preprocessor_pb2.GetModelResponse, _abc.Awaitable[_preprocessor_pb2.GetModelResponse]]:
         """One model: what it takes and gives, and which recipe prepares its media."""
+
+    @_abc_1.abstractmethod
+    def Estimate(
+        self,
+        request: _preprocessor_pb2.EstimateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_preprocessor_pb2.EstimateResponse, _abc.Awaitable[_preprocessor_pb2.EstimateResponse]]:
+        """What a Preprocess or Infer of such media would cost now, and whether it would be let in. Nothing is
+        decoded, nothing is kept, and the promise is for this moment only.
+        """
 
 def add_PreprocessorServicer_to_server(servicer: PreprocessorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
