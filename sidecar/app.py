@@ -10,36 +10,54 @@ import asyncio
 import dataclasses
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from threadpoolctl import threadpool_limits
 
+from sidecar import readings
 from sidecar.arena.arena import Arena
+from sidecar.arena.lease import Lease
 from sidecar.catalogue import Catalogue
 from sidecar.edge.preprocessor import Preprocessor
 from sidecar.edge.receive import UploadRoom
 from sidecar.edge.server import Server
-from sidecar.observe.metrics import Metrics, Reading
+from sidecar.media import Cost
+from sidecar.observe.metrics import Metrics
 from sidecar.pipeline import Pipeline
+from sidecar.prepare import Preparer
+from sidecar.reuse.replays import Replays
+from sidecar.reuse.shared import Shared
 from sidecar.settings import Settings
-from sidecar.stages.admit.gate import Gate
+from sidecar.stages.admit.cost import CostModel
+from sidecar.stages.admit.credits import Credits
+from sidecar.stages.admit.gate import Gate, GateConfig, choose_memory_bytes
+from sidecar.stages.admit.lanes import Lanes
+from sidecar.stages.admit.turns import Asker, Turns
 from sidecar.stages.deliver.triton import TritonUpstream
 from sidecar.workers.allocator import keep_blocks
+from sidecar.workers.calibrate import calibrate
 from sidecar.workers.memory import memory_limit
 from sidecar.workers.plan import ThreadPlan, plan_threads
 from sidecar.workers.pool import ThreadWorkers, Workers
 from sidecar.workers.prober import Prober
 from sidecar.workers.supervisor import ProcessWorkers
+from sidecar.workers.worker import Done, Job
 
 log = logging.getLogger(__name__)
+
+# What a calibrating job is let in as: none of the small ones, that the other workers are warmed.
+_CALIBRATING = Cost(cpu_ms=10.0, decoded_bytes=0)
 
 
 class App:
     """A running sidecar. Its addresses are those really bound, once `running` is entered."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, turns: Callable[[GateConfig, int], Turns] = Lanes) -> None:
+        """`turns` makes what decides who is let in, of the settings and a number of cores."""
         self._settings = settings
+        self._turns = turns
         self.addresses: tuple[str, ...] = ()
         self.metrics_address = ""
         self.finished_drain = True
@@ -50,7 +68,8 @@ class App:
         settings = self._settings
         keep_blocks()
         async with AsyncExitStack() as parts:
-            arena = Arena.open(settings.arena, memory_limit())
+            memory_bytes = memory_limit()
+            arena = Arena.open(settings.arena, memory_bytes)
             parts.callback(arena.close)
             upstream = TritonUpstream(settings.triton, arena) if settings.triton else None
             if upstream is not None:
@@ -60,37 +79,77 @@ class App:
             await catalogue.open()
             # Parallel over items, one thread inside each: a library's own threads would fight for the cores.
             parts.enter_context(threadpool_limits(1))
-            plan = plan_threads(settings.threads, settings.workers.processes, len(os.sched_getaffinity(0)))
+            cores = len(os.sched_getaffinity(0))
+            plan = plan_threads(settings.threads, settings.workers.processes, cores)
             log.info("plan: %s", plan)
             prober = Prober(plan.probe_threads)
             parts.push_async_callback(prober.close)
             workers = _workers(settings, plan, arena)
             parts.push_async_callback(workers.close)
             await workers.open()
-            gate = Gate(workers.slots, settings.gate)
+            credit, costs = Credits(), CostModel()
+            turns = self._turns(settings.gate, min(cores, max(plan.threads.values())))
+            media_bytes = choose_memory_bytes(
+                settings.gate.memory_bytes, memory_bytes, arena.size, plan.processes
+            )
+            gate = Gate(
+                turns,
+                workers.slots,
+                memory_bytes=media_bytes,
+                upstream_room=lambda model: credit.room(model, time.monotonic_ns()),
+            )
+            arena.freed = credit.freed = gate.kick
+            await _calibrate(costs, gate, workers, arena)
+            shared = Shared(settings.cache, arena)
+            parts.push_async_callback(shared.close)
+            replays = Replays(settings.replays)
             metrics = Metrics()
-            metrics.watch(lambda: _readings(gate, workers, arena))
+            for read in (
+                lambda: readings.work_readings(gate, workers, arena),
+                lambda: readings.reuse_readings(shared, replays),
+                lambda: readings.cost_readings(costs),
+                lambda: readings.credit_readings(credit),
+            ):
+                metrics.watch(read)
+            if isinstance(turns, Lanes):
+                metrics.watch(lambda: readings.lane_readings(turns))
             if upstream is not None:
-                metrics.watch(lambda: _handover_readings(upstream))
+                metrics.watch(lambda: readings.handover_readings(upstream))
             self.metrics_address = parts.enter_context(metrics.served(settings.metrics))
-            pipeline = Pipeline(
-                catalogue=catalogue,
+            preparer = Preparer(
                 limits=settings.limits,
                 gate=gate,
+                credit=credit,
+                costs=costs,
+                shared=shared,
                 prober=prober,
                 arena=arena,
                 workers=workers,
+            )
+            pipeline = Pipeline(
+                catalogue=catalogue,
+                limits=settings.limits,
+                preparer=preparer,
+                credit=credit,
                 upstream=upstream,
             )
-            uploads = UploadRoom(settings.server.uploads_bytes, settings.server.upload_idle_s)
-            preprocessor = Preprocessor(pipeline, catalogue, metrics, uploads)
+            uploads_bytes = min(settings.server.uploads_bytes, media_bytes)
+            uploads = UploadRoom(uploads_bytes, settings.server.upload_idle_s)
+            preprocessor = Preprocessor(
+                pipeline=pipeline,
+                catalogue=catalogue,
+                metrics=metrics,
+                uploads=uploads,
+                replays=replays,
+                tenant_key=settings.gate.tenant_key,
+            )
             server = Server(settings.server, preprocessor, metrics)
             await server.start()
             parts.push_async_callback(self._stop, server)
             self.addresses = server.addresses
             for task in (
                 asyncio.create_task(_tell_readiness(server, catalogue, workers)),
-                asyncio.create_task(_sweep(arena)),
+                asyncio.create_task(_sweep(arena, replays)),
             ):
                 parts.callback(task.cancel)
             yield self
@@ -106,88 +165,28 @@ def _workers(settings: Settings, plan: ThreadPlan, arena: Arena) -> Workers:
     return ProcessWorkers(plan, settings.workers, nursery)
 
 
-def _readings(gate: Gate, workers: Workers, arena: Arena) -> Iterator[Reading]:
-    """What gate, workers and arena tell of themselves."""
-    yield from _gate_readings(gate, workers)
-    crew, slots = workers.crew(), arena.statistics()
-    for name, help_text, value, counts in (
-        ("sidecar_workers_processes", "Worker processes alive.", crew.processes, False),
-        ("sidecar_workers_deaths", "Worker processes that ended.", crew.deaths_total, True),
-        ("sidecar_workers_hangs", "Jobs that overran their lease.", crew.hangs_total, True),
-        ("sidecar_workers_reruns", "Jobs run again after a death.", crew.reruns_total, True),
-        ("sidecar_workers_poisoned", "Jobs refused after two deaths.", crew.poisoned_total, True),
-        ("sidecar_workers_quarantined", "Contents refused at the door now.", crew.quarantined, False),
-        ("sidecar_arena_bytes", "Shared memory for slots.", slots.size, False),
-        ("sidecar_arena_leased_bytes", "Of it, leased.", slots.leased_bytes, False),
-        ("sidecar_arena_waiting_calls", "Calls that wait for room in the arena.", slots.waiting, False),
-        ("sidecar_arena_expired_leases", "Leases held longer than allowed.", slots.expired_total, True),
-    ):
-        yield Reading(name, help_text, "", value, counts)
+async def _calibrate(costs: CostModel, gate: Gate, workers: Workers, arena: Arena) -> None:
+    """Finds out how fast this machine is, through the workers as any job."""
 
+    async def run(job: Job, held: Sequence[Lease]) -> Done:
+        places = gate.enter(Asker(job.info.modality, ""), [_CALIBRATING], [0])
+        try:
+            return await workers.run(job, await places.ticket(0), held)
+        finally:
+            places.leave()
 
-def _handover_readings(upstream: TritonUpstream) -> Iterator[Reading]:
-    """How tensors went to the model server."""
-    now = upstream.handover()
-    for name, help_text, value, counts in (
-        (
-            "sidecar_handover_shared_memory",
-            "1 while tensors go by shared memory, 0 while as bytes.",
-            now.path == "shared_memory",
-            False,
-        ),
-        (
-            "sidecar_handover_shared_bytes",
-            "Bytes of inputs told by their place.",
-            now.shared_bytes_total,
-            True,
-        ),
-        (
-            "sidecar_handover_copied_bytes",
-            "Bytes of inputs copied into messages.",
-            now.copied_bytes_total,
-            True,
-        ),
-        ("sidecar_handover_registrations", "Times the arena was registered.", now.registrations_total, True),
-        (
-            "sidecar_handover_detached_calls",
-            "Calls that run on at the model server without their callers.",
-            now.detached,
-            False,
-        ),
-        ("sidecar_handover_limbo_slots", "Slots whose end is not known yet.", now.limbo, False),
-    ):
-        yield Reading(name, help_text, "", value, counts)
-
-
-def _gate_readings(gate: Gate, workers: Workers) -> Iterator[Reading]:
-    """A reading a modality."""
-    lanes, pools = gate.statistics(), workers.statistics()
-    for modality, lane in lanes.items():
-        pool = pools[modality]
-        for name, help_text, value, counts in (
-            ("sidecar_gate_queued_items", "Items let in that wait for a worker.", lane.queued, False),
-            ("sidecar_gate_running_items", "Items that a worker has.", lane.running, False),
-            ("sidecar_gate_admitted_items", "Items that were given a worker.", lane.admitted_total, True),
-            (
-                "sidecar_gate_refused_calls",
-                "Calls refused because the queue was full.",
-                lane.refused_total,
-                True,
-            ),
-            ("sidecar_workers_finished_jobs", "Jobs that ended.", pool.finished_total, True),
-            ("sidecar_workers_abandoned_jobs", "Jobs whose caller had gone.", pool.abandoned_total, True),
-        ):
-            yield Reading(name, help_text, modality.value, value, counts)
+    await calibrate(costs, run, arena.try_take)
 
 
 # How often the arena looks for slots that nobody gave back.
 _SWEEP_S = 1.0
 
 
-async def _sweep(arena: Arena) -> None:
+async def _sweep(arena: Arena, replays: Replays) -> None:
     while True:
         await asyncio.sleep(_SWEEP_S)
         arena.sweep()
+        replays.sweep()
 
 
 async def _tell_readiness(server: Server, catalogue: Catalogue, workers: Workers) -> None:

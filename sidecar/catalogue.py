@@ -50,7 +50,8 @@ class ModelConfig:
     model's name on the model server (empty: the same), `version` its version there (empty: the
     server's choice); `renames` maps a recipe's output to the model's input where names do not tell;
     `grouping` says how items become inferences; `max_items` bounds the items of a request (0: as
-    `limits.items`).
+    `limits.items`); `in_flight`, the items that the model server may have at once before it has answered
+    (0: as many as keep it busy).
     """
 
     recipe: Path | None = None
@@ -63,6 +64,7 @@ class ModelConfig:
     renames: Mapping[str, str] = field(default_factory=dict)
     grouping: Literal["auto", "each", "together"] = "auto"
     max_items: Annotated[int, Ge(0)] = 0
+    in_flight: Annotated[int, Ge(0)] = 0
 
 
 class ModelState(enum.Enum):

@@ -23,6 +23,7 @@ from sidecar.errors import (
 from sidecar.media import DataType, ImageInfo, Modality, Tensor
 from sidecar.recipes.recipe import Recipe
 from sidecar.stages.admit.limits import Limits
+from sidecar.stages.admit.turns import Priority
 from sidecar.stages.deliver.bindings import Binding, Grouping
 from sidecar.stages.deliver.inputs import check_inputs, check_outputs
 from sidecar.stages.deliver.parameters import check_parameters
@@ -42,7 +43,8 @@ class Asked:
     """A call out of transport, all but its media. `items` counts them.
 
     `inputs` carry no batch axis; `data_type` is the element type that PREPROCESS wants, None for the
-    model's own.
+    model's own. `tenant` is empty where callers are not told apart; `fresh` wants nothing that was kept;
+    `idempotency_key` is empty for none.
     """
 
     verb: Verb
@@ -55,6 +57,10 @@ class Asked:
     request_id: str = ""
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     data_type: DataType | None = None
+    tenant: str = ""
+    priority: Priority = Priority.INTERACTIVE
+    fresh: bool = False
+    idempotency_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@
     │   ├── WrongStream            the model's kind of answer needs another RPC
     │   ├── InvalidInput           a plain input contradicts what the model declares
     │   ├── MediaTooLarge          an item passes a limit
+    │   ├── Unaffordable           it can never be done in its time, or with the memory there is
     │   ├── MediaError             the bytes of an item are to blame
     │   │   ├── UnsupportedMedia     not a format, or not a variant of one, that is decoded here
     │   │   └── CorruptMedia         a known format whose content is empty, cut short or damaged
@@ -16,7 +17,7 @@
     │   ├── DeadlineExceeded       the caller's deadline passed before the work was done
     │   └── CallCancelled          the caller went away
     ├── CapacityError            the same request can succeed later
-    │   ├── Overloaded             the queue in front of the workers is full
+    │   ├── Overloaded             there is too much to do already
     │   └── ShuttingDown           the server is draining
     ├── UpstreamError            the model server is to blame
     │   ├── UpstreamUnavailable    it cannot be reached, or went away mid-request
@@ -153,6 +154,13 @@ class MediaTooLarge(CallerError):
     reason = "MEDIA_TOO_LARGE"
 
 
+@final
+class Unaffordable(CallerError):
+    """The request can never be done here in its time, or with the memory there is."""
+
+    reason = "UNAFFORDABLE"
+
+
 class MediaError(CallerError):
     """The bytes of an item are to blame. Probe and decode raise nothing else, whatever the bytes."""
 
@@ -207,7 +215,7 @@ class CapacityError(SidecarError):
 
 @final
 class Overloaded(CapacityError):
-    """The queue in front of the workers is full."""
+    """There is too much to do already for the request to be done in its time, or to be kept waiting."""
 
     reason = "OVERLOADED"
 

@@ -48,6 +48,8 @@ class ImageInfo:
 
     `width` and `height` are pixels as stored, before EXIF rotation; `mode` is Pillow's word for the
     stored pixel mode; `orientation` is EXIF's 1 to 8; `frames` counts animation frames or pages.
+    `progressive`: stored in passes over the whole picture (progressive JPEG, interlaced PNG and GIF);
+    `subsampling` is a JPEG's of its colours ("4:2:0"), empty where it has none or says nothing usual.
     """
 
     format: str
@@ -57,6 +59,8 @@ class ImageInfo:
     mode: str
     orientation: int = 1
     frames: int = 1
+    progressive: bool = False
+    subsampling: str = ""
 
     @property
     def modality(self) -> Modality:
@@ -97,6 +101,14 @@ class AudioInfo:
 MediaInfo = ImageInfo | AudioInfo
 
 
+class Reuse(enum.Enum):
+    """Whether an item's tensors were made for the call that has them."""
+
+    MADE = "made"
+    KEPT = "kept"
+    SHARED = "shared"
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What an item takes: `cpu_ms` milliseconds of one core; `decoded_bytes` of what decode leaves.
@@ -107,6 +119,25 @@ class Cost:
 
     cpu_ms: float
     decoded_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What a recipe will do with a decoded item, as far as its header tells; zeros are nothing, or nothing known.
+
+    `processor` and `reference` are the recipe's. `resized`: every size, (height, width), that the whole picture is
+    resized to, by a filter that spans `taps` samples where a side keeps its length. `rate` is hertz that sound is
+    brought to, and `seconds` how much of it is heard. `elements` and `nbytes` are those of all outputs together.
+    """
+
+    processor: str = ""
+    reference: str = ""
+    resized: tuple[tuple[int, int], ...] = ()
+    taps: int = 0
+    rate: int = 0
+    seconds: float = 0.0
+    elements: int = 0
+    nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

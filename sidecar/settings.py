@@ -28,6 +28,8 @@ from sidecar.edge.server import ServerConfig
 from sidecar.errors import SettingsError
 from sidecar.observe.logs import LogConfig
 from sidecar.observe.metrics import MetricsConfig
+from sidecar.reuse.cache import CacheConfig
+from sidecar.reuse.replays import ReplaysConfig
 from sidecar.stages.admit.gate import GateConfig
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.triton import TritonConfig
@@ -58,6 +60,8 @@ class Settings:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     threads: ThreadsConfig = field(default_factory=ThreadsConfig)
     arena: ArenaConfig = field(default_factory=ArenaConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    replays: ReplaysConfig = field(default_factory=ReplaysConfig)
     triton: TritonConfig | None = None
     models: Mapping[str, ModelConfig] = field(default_factory=dict)
 

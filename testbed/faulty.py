@@ -26,6 +26,7 @@ from sidecar.media import (
     Pixels,
     Shaped,
     TensorSpec,
+    Workload,
 )
 
 GOOD, SEGFAULT, KILLED, EXITS, HANGS, HANGS_HOLDING_THE_LOCK, WAITS = range(7)
@@ -55,6 +56,10 @@ class Faulty:
     def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
         assert isinstance(info, ImageInfo)  # noqa: S101 - only pictures are sent
         return dict.fromkeys(data_types, 3 * info.width * info.height)
+
+    def workload(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Workload:
+        nbytes = sum(self.output_bytes(info, data_types).values())
+        return Workload(self.processor, elements=nbytes, nbytes=nbytes)
 
     def transform(self, frames: Frames) -> tuple[Shaped, ...]:
         assert isinstance(frames, Pixels)  # noqa: S101

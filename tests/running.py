@@ -57,6 +57,8 @@ def running(
     `overrides` are "key=value" settings, as for `--set`. What keeps it from starting is raised.
     """
     given = ["server.listen=['127.0.0.1:0']", "metrics.listen='127.0.0.1:0'", "arena.bytes=134217728"]
+    # A test's media is the same again and again, and means to be worked on each time.
+    given += ["cache.enabled=false"]
     given += [f"models.{name}.recipe={CHECKPOINTS / directory}" for name, directory in (models or {}).items()]
     given += [f"triton={triton}"] if triton else []
     app = App(load_settings(None, {}, [*given, *overrides]))

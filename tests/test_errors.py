@@ -56,7 +56,8 @@ def test_no_two_errors_share_a_name() -> None:
 def test_the_statuses_that_clients_retry_are_kept_for_errors_that_a_retry_can_mend(
     kind: type[errors.SidecarError],
 ) -> None:
-    assert (STATUS[kind] in RETRIED) == kind.retryable
+    """But for the one whose push-back forbids it (edge/respond.py)."""
+    assert (STATUS[kind] in RETRIED) == (kind.retryable or kind is errors.Unaffordable)
 
 
 @pytest.mark.parametrize("kind", RAISED)

@@ -1,22 +1,19 @@
 """Memory as the transport: slots of one shared-memory object, leased for as long as somebody needs them.
 
 The front process is the only allocator; worker processes and the model server map the same bytes and are
-told where to read and write. A request takes all its slots at once or waits for all, first come first
-served: a large one at the head is never overtaken by small ones behind it, and no two requests wait for
+told where to read and write. A request takes all its slots at once or none, so that no two requests wait for
 each other's halves. The arena lives on one event loop, whose thread alone may take, release and sweep;
 `statistics` may be read from any.
 
-Exhaustion is a wait with the caller's deadline, then a refusal; never a crash. The object is never
-truncated, and nothing in the shared pages is trusted.
+Nobody waits here: who finds no room asks again when `freed` says that there is more. Exhaustion is never a
+crash. The object is never truncated, and nothing in the shared pages is trusted.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Literal, Self
@@ -26,8 +23,7 @@ from annotated_types import Ge, Gt
 from sidecar.arena.buddy import Buddy
 from sidecar.arena.lease import Books, Lease
 from sidecar.arena.segment import HEADER_BYTES, Segment, clear_stale, free_bytes
-from sidecar.deadline import Deadline
-from sidecar.errors import DeadlineExceeded, MediaTooLarge, Overloaded, SettingsError, ShuttingDown
+from sidecar.errors import MediaTooLarge, SettingsError
 
 _MIB = 1024 * 1024
 # A slot has pages of its own: what is small (a row of token ids) costs little, no two slots share a cache
@@ -37,10 +33,6 @@ SMALLEST_SLOT = 4096
 # the air.
 _AUTOMATIC_MOST = 512 * _MIB
 _AUTOMATIC_LEAST = 16 * _MIB
-# Who waits has its bytes in this process's own memory: as many as the gate's two queues hold by default.
-_MAX_WAITING = 512
-# Requests end within tens to hundreds of milliseconds; who comes back sooner meets the same queue.
-_RETRY_AFTER_S = 0.5
 _MODES: Mapping[str, int] = MappingProxyType({"user": 0o600, "group": 0o660, "all": 0o666})
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
@@ -75,11 +67,11 @@ class ArenaConfig:
 @dataclass(frozen=True, slots=True)
 class ArenaStatistics:
     """How full the arena is: bytes of all slots together, of those leased, and of what was asked for in
-    them; slots leased, those of them that another process may use (pinned), and takes that wait.
+    them; slots leased, and those of them that another process may use (pinned). Of the slots leased, those that
+    are kept for later calls, and their bytes: they go as soon as somebody needs the room.
 
     Since the start: slots leased, and freed again; leases that passed `arena.lease_s`, and those of them
-    that were taken back; takes refused, those that ran out of time, and those whose caller left; releases
-    of what was not held, each a fault of this program.
+    that were taken back; releases of what was not held, each a fault of this program.
     """
 
     size: int
@@ -87,21 +79,20 @@ class ArenaStatistics:
     asked_bytes: int
     leased: int
     pinned: int
-    waiting: int
+    kept: int
+    kept_bytes: int
     taken_total: int
     released_total: int
     expired_total: int
     reclaimed_total: int
-    refused_total: int
-    late_total: int
-    cancelled_total: int
     misreleased_total: int
 
 
 class Arena:
-    """The slots of a shared-memory object, and who waits for one. To be closed by who opened it.
+    """The slots of a shared-memory object. To be closed by who opened it.
 
-    `predecessors` are the names of objects that dead processes left, and that were removed at its opening.
+    `predecessors` are the names of objects that dead processes left, and that were removed at its opening;
+    `freed` is called whenever there is room where there was none.
     """
 
     def __init__(self, segment: Segment, lease_s: float, predecessors: tuple[str, ...] = ()) -> None:
@@ -109,12 +100,11 @@ class Arena:
         self._segment = segment
         self._lease_s = lease_s
         self._buddy = Buddy(segment.size - HEADER_BYTES, SMALLEST_SLOT)
-        self._books = Books(segment.memory, HEADER_BYTES, self._buddy, self._serve)
-        self._waiting: OrderedDict[asyncio.Future[tuple[Lease, ...]], tuple[int, ...]] = OrderedDict()
+        self._books = Books(segment.memory, HEADER_BYTES, self._buddy, self._tell)
+        self.freed: Callable[[], None] = lambda: None
+        self._give_way: Callable[[Sequence[int]], None] | None = None
+        self._crowded = False
         self._closed = False
-        self._refused_total = 0
-        self._late_total = 0
-        self._cancelled_total = 0
 
     @classmethod
     def open(cls, config: ArenaConfig, memory_limit: int) -> Self:
@@ -150,22 +140,46 @@ class Arena:
         """Bytes of the whole object: a header's page, then the slots."""
         return self._segment.size
 
-    async def take(self, sizes: Sequence[int], deadline: Deadline) -> tuple[Lease, ...]:
-        """Slots of at least `sizes` bytes, in their order: all of them, when it is this caller's turn.
+    def try_take_all(self, sizes: Sequence[int]) -> tuple[Lease, ...] | None:
+        """Slots of at least `sizes` bytes, in their order, if there is room for all of them this instant.
 
-        Raises MediaTooLarge when they would not fit an empty arena, Overloaded when too many wait, and
-        DeadlineExceeded when they did not become free in time. Who leaves while waiting leaves nothing behind.
+        For calls that have not begun: until one that found no room asks again and finds it, the arena is `crowded`.
         """
-        deadline.check("admit")
-        if not self._waiting and not self._closed and (leases := self._books.take_all(sizes)) is not None:
-            return leases
-        self.check_fits(sizes, "the request")
-        self._check_queue()
-        return await self._wait(tuple(sizes), deadline)
+        leases = self._take_now(sizes)
+        self._crowded = leases is None and not self._closed
+        return leases
 
     def try_take(self, nbytes: int) -> Lease | None:
-        """A slot, if there is room this instant; never waits, and never overtakes who does."""
-        return None if self._waiting or self._closed else self._books.take(nbytes)
+        """A slot more for a call that has begun, if there is room this instant.
+
+        It may overtake one that waits to begin: those that have begun are few, and end.
+        """
+        leases = self._take_now((nbytes,))
+        return leases[0] if leases else None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the call that asked last for all its slots found no room for them."""
+        return self._crowded
+
+    def has_room(self, sizes: Sequence[int]) -> bool:
+        """Whether slots for all of these are free this instant."""
+        offsets = self._buddy.take_all(sizes)
+        for offset in offsets or ():
+            self._buddy.free(offset)
+        return offsets is not None
+
+    def slot_bytes(self, nbytes: int) -> int:
+        """Bytes of the slot that `nbytes` are given."""
+        return self._buddy.slot_bytes(nbytes)
+
+    def when_full(self, give_way: Callable[[Sequence[int]], None]) -> None:
+        """Has `give_way` drop leases that are kept, whenever there is no room for slots of the sizes it is told.
+
+        What is kept anew frees nothing, so that nobody is told to ask again: while the arena is `crowded`, nothing
+        may be.
+        """
+        self._give_way = give_way
 
     def check_fits(self, sizes: Sequence[int], label: str) -> None:
         """Raises MediaTooLarge, told of `label`, when slots of these sizes would not fit an empty arena."""
@@ -188,14 +202,12 @@ class Arena:
             asked_bytes=books.asked_bytes,
             leased=books.leased,
             pinned=books.pinned,
-            waiting=len(self._waiting),
+            kept=books.kept,
+            kept_bytes=books.kept_bytes,
             taken_total=books.taken_total,
             released_total=books.released_total,
             expired_total=books.expired_total,
             reclaimed_total=books.reclaimed_total,
-            refused_total=self._refused_total,
-            late_total=self._late_total,
-            cancelled_total=self._cancelled_total,
             misreleased_total=books.misreleased_total,
         )
 
@@ -208,74 +220,32 @@ class Arena:
         self._books.sweep(time.monotonic() - self._lease_s)
 
     def close(self) -> None:
-        """Removes the object's name, ends all leases, refuses who waits; twice is once.
+        """Removes the object's name, ends all leases, gives out nothing any more; twice is once.
 
         The bytes stay where somebody still maps them or holds a view.
         """
         if self._closed:
             return
         self._closed = True
-        while self._waiting:
-            turn, _ = self._waiting.popitem(last=False)
-            if not turn.done():
-                turn.set_exception(_shutting_down())
         self._books.close()
         self._segment.close()
 
-    def _check_queue(self) -> None:
+    def _take_now(self, sizes: Sequence[int]) -> tuple[Lease, ...] | None:
+        """Slots for all of `sizes`, if need be in the place of what is kept; None where there is no room even so."""
         if self._closed:
-            raise _shutting_down()
-        if len(self._waiting) >= _MAX_WAITING:
-            self._refused_total += 1
-            raise Overloaded(
-                f"{len(self._waiting)} requests wait for memory of the arena, the most that may: try again "
-                "after the hinted time, raise `arena.bytes`, or add replicas",
-                retry_after_s=_RETRY_AFTER_S,
-            )
+            return None
+        leases = self._books.take_all(sizes)
+        if leases is None and self._books.kept and self._give_way is not None and self._buddy.fits(sizes):
+            self._give_way(sizes)
+            leases = self._books.take_all(sizes)
+        return leases
 
-    async def _wait(self, sizes: tuple[int, ...], deadline: Deadline) -> tuple[Lease, ...]:
-        turn: asyncio.Future[tuple[Lease, ...]] = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = sizes
-        try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                return await turn
-        except TimeoutError:
-            self._leave(turn)
-            self._late_total += 1
-            raise DeadlineExceeded(
-                "the deadline passed while the request waited for memory of the arena; allow more time or "
-                "send less at once",
-                stage="admit",
-            ) from None
-        except asyncio.CancelledError:
-            self._leave(turn)
-            self._cancelled_total += 1
-            raise
-
-    def _leave(self, turn: asyncio.Future[tuple[Lease, ...]]) -> None:
-        """Gives back what was granted to a caller who just left, or its place in the queue."""
-        if turn in self._waiting:
-            del self._waiting[turn]
-            self._serve()
-        elif not turn.cancelled() and turn.exception() is None:
-            for lease in turn.result():
-                lease.release()
-
-    def _serve(self) -> None:
-        """Grants who is at the head for as long as there is room."""
-        while self._waiting:
-            turn, sizes = next(iter(self._waiting.items()))
-            # One that is done was cancelled a moment ago, and its task did not run yet.
-            leases = () if turn.done() else self._books.take_all(sizes)
-            if leases is None:
-                return
-            del self._waiting[turn]
-            if not turn.done():
-                turn.set_result(leases)
+    def _tell(self) -> None:
+        self.freed()
 
     def __repr__(self) -> str:
         now = self.statistics()
-        return f"<Arena {self.name} {now.leased_bytes} of {now.size} bytes leased, {now.waiting} waiting>"
+        return f"<Arena {self.name} {now.leased_bytes} of {now.size} bytes leased>"
 
 
 _REMEDY = (
@@ -306,10 +276,3 @@ def choose_bytes(asked: int, free: int, limit: int) -> int:
             allowed=f"{least} to {max(most, 0)}",
         )
     return chosen
-
-
-def _shutting_down() -> ShuttingDown:
-    return ShuttingDown(
-        "the server is shutting down; send the request to another replica, or again after the hinted time",
-        retry_after_s=_RETRY_AFTER_S,
-    )

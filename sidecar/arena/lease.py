@@ -27,7 +27,18 @@ class Lease:
     the arena took it back. `generation` never comes again.
     """
 
-    __slots__ = ("_books", "_holders", "_live", "_pins", "generation", "late", "nbytes", "offset", "since")
+    __slots__ = (
+        "_books",
+        "_holders",
+        "_kept",
+        "_live",
+        "_pins",
+        "generation",
+        "late",
+        "nbytes",
+        "offset",
+        "since",
+    )
 
     def __init__(self, books: Books, offset: int, nbytes: int, generation: int, since: float) -> None:
         self.offset = offset
@@ -37,6 +48,7 @@ class Lease:
         self.late = False
         self._books = books
         self._holders = 1
+        self._kept = False
         self._pins = 0
         self._live = True
 
@@ -48,6 +60,11 @@ class Lease:
     @property
     def pinned(self) -> bool:
         return self._pins > 0
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is held on purpose, however long it lasts."""
+        return self._kept
 
     @property
     def view(self) -> memoryview:
@@ -71,6 +88,25 @@ class Lease:
         self._holders -= 1
         if not self._holders and not self._pins:
             self._books.end(self)
+
+    def keep(self) -> None:
+        """Takes part in holding it for as long as it may be of use: until `drop` it has no age, is never late,
+        and is told apart in the statistics. InternalError when the lease is over, or is kept already.
+        """
+        if self._kept:
+            raise InternalError(f"{self!r} is kept already")
+        self.retain()
+        self._kept = True
+        self._books.keep(self)
+
+    def drop(self) -> None:
+        """Ends that part. Who still holds it has as long as if it were new. Once too often is logged and counted."""
+        if not self._kept:
+            self._books.misreleased(self)
+            return
+        self._kept = False
+        self._books.drop(self)
+        self.release()
 
     def pin(self) -> None:
         """Says that another process may read or write there from now on: until `unpin` the slot is not taken
@@ -119,6 +155,7 @@ class Books:
         self.leased_bytes = 0
         self.asked_bytes = 0
         self.pinned = 0
+        self.kept_bytes = 0
         self.taken_total = 0
         self.released_total = 0
         self.expired_total = 0
@@ -127,13 +164,19 @@ class Books:
         self._start = start
         self._buddy = buddy
         self._room = room
-        self._live: dict[int, Lease] = {}  # by generation, so the oldest comes first
+        self._live: dict[int, Lease] = {}  # the oldest comes first
+        self._kept: dict[int, Lease] = {}
         self._generations = itertools.count(1)
 
     @property
     def leased(self) -> int:
         """Slots leased now."""
-        return len(self._live)
+        return len(self._live) + len(self._kept)
+
+    @property
+    def kept(self) -> int:
+        """Those of them that are kept."""
+        return len(self._kept)
 
     def take(self, nbytes: int) -> Lease | None:
         """A slot that is free now."""
@@ -149,6 +192,18 @@ class Books:
         if offsets is None:
             return None
         return tuple(self._lease(offset, nbytes) for offset, nbytes in zip(offsets, sizes, strict=True))
+
+    def keep(self, lease: Lease) -> None:
+        """Takes a lease out of those that grow old."""
+        self._kept[lease.generation] = self._live.pop(lease.generation)
+        self.kept_bytes += self._buddy.slot_bytes(lease.nbytes)
+
+    def drop(self, lease: Lease) -> None:
+        """Puts it back as the youngest of them."""
+        del self._kept[lease.generation]
+        self.kept_bytes -= self._buddy.slot_bytes(lease.nbytes)
+        lease.since, lease.late = time.monotonic(), False
+        self._live[lease.generation] = lease
 
     def end(self, lease: Lease) -> None:
         """Frees the slot of a lease that nobody holds; one that was taken back has none."""
@@ -180,7 +235,7 @@ class Books:
 
     def close(self) -> None:
         """Ends every lease; the counts go on telling what was leased."""
-        for lease in self._live.values():
+        for lease in (*self._live.values(), *self._kept.values()):
             lease.finish()
 
     def misreleased(self, lease: Lease) -> None:

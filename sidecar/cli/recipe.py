@@ -18,7 +18,7 @@ from sidecar.recipes.image import ImageRecipe
 from sidecar.recipes.loader import load_recipe, source_of, video_processor
 from sidecar.recipes.recipe import Recipe, ignored_step
 from sidecar.recipes.sound import SoundRecipe
-from sidecar.stages.admit.cost import predict
+from sidecar.stages.admit.cost import CostModel
 from sidecar.stages.deliver.naming import shape_words
 from sidecar.stages.probe import probe
 
@@ -214,8 +214,9 @@ def _prepared(shown: Recipe, info: ImageInfo) -> Told:
     assert isinstance(shown, ImageRecipe)  # noqa: S101 - those of pictures are
     width, height = info.upright_size
     plan = shown.plan((height, width))
-    nbytes = shown.output_bytes(info, {spec.name: spec.data_type for spec in shown.outputs})
-    cost = predict(info, shown.decode_target(info))
+    natural = {spec.name: spec.data_type for spec in shown.outputs}
+    nbytes = shown.output_bytes(info, natural)
+    cost = CostModel().quote(info, shown.decode_target(info), shown.workload(info, natural)).cost
     return {
         "format": info.format,
         "width": width,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -59,12 +59,16 @@ class Around:
         drain: Drain,
         metrics: Metrics,
         parsers: Mapping[str, Callable[[bytes], Any]] = MappingProxyType({}),
+        previews: Mapping[str, Callable[[Context], Awaitable[None]]] = MappingProxyType({}),
     ) -> None:
-        """`parsers` read the requests of methods, by their names, in place of the generated classes."""
+        """By the methods' names: `parsers` read their requests in place of the generated classes; `previews` are
+        asked before the one message of a request is read, and refuse by raising.
+        """
         self._server = server
         self._drain = drain
         self._metrics = metrics
         self._parsers = parsers
+        self._previews = previews
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Generated code adds its methods this way too; those of `add_registered_method_handlers` are taken."""
@@ -81,15 +85,15 @@ class Around:
         """A method's handler with all that stands around it."""
         name, make, takes, gives = _KINDS[bool(handler.request_streaming), bool(handler.response_streaming)]
         behaviour = getattr(handler, name)
-        parse: Callable[[bytes], Any] = self._parsers.get(method) or handler.request_deserializer  # type: ignore[assignment]  # generated code sets it
-
-        def request_of(raw: Any) -> Any:  # noqa: ANN401 - bytes, or a stream of them
-            return _parsed_all(raw, parse) if takes else _parsed(raw, parse)
+        request_of = self._reader(handler, method, takes=takes)
+        if method in self._previews:
+            # One message is a stream of one on the wire; only who reads a stream can refuse before it has come.
+            _, make, *_ = _KINDS[True, gives]
 
         async def one(raw: object, context: Context) -> object:
             try:
                 with self._around(method, context):
-                    return await behaviour(request_of(raw), context)
+                    return await behaviour(await request_of(raw, context), context)
             except Exception as error:  # noqa: BLE001 - told as what it is
                 failure = _failure(method, error)
             # Out of the handler, so that the abort does not carry the error, its frames and their media along.
@@ -98,7 +102,7 @@ class Around:
         async def many(raw: object, context: Context) -> AsyncIterator[object]:
             try:
                 with self._around(method, context):
-                    async with aclosing(behaviour(request_of(raw), context)) as responses:
+                    async with aclosing(behaviour(await request_of(raw, context), context)) as responses:
                         async for response in responses:
                             yield response
             except Exception as error:  # noqa: BLE001 - told as what it is
@@ -109,6 +113,26 @@ class Around:
 
         # Requests come as bytes and are parsed inside, where a malformed one has its status.
         return make(many if gives else one, None, payloads.serialized)
+
+    def _reader(
+        self, handler: grpc.RpcMethodHandler[Any, Any], method: str, *, takes: bool
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        """What makes a request, or a stream of them, of what gRPC hands a method."""
+        parse: Callable[[bytes], Any] = self._parsers.get(method) or handler.request_deserializer  # type: ignore[assignment]  # generated code sets it
+        preview = self._previews.get(method)
+
+        async def plain(raw: Any, _context: Context) -> Any:  # noqa: ANN401 - bytes, or a stream of them
+            return _parsed_all(raw, parse) if takes else _parsed(raw, parse)
+
+        async def previewed(_raw: object, context: Context) -> Any:  # noqa: ANN401 - any message
+            assert preview is not None  # noqa: S101 - as told below
+            await preview(context)
+            raw = await context.read()
+            if raw is grpc.aio.EOF:
+                raise InvalidRequest("the call ended before its request came: send one message", field="")
+            return _parsed(raw, parse)
+
+        return plain if preview is None else previewed
 
     @contextmanager
     def _around(self, method: str, context: Context) -> Iterator[None]:

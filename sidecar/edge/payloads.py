@@ -19,7 +19,12 @@ from multimodal.v1 import media_pb2, preprocessor_pb2
 from sidecar.media import Tensor
 from sidecar.stages.deliver.wire import varint
 
-Read = TypeVar("Read", preprocessor_pb2.PreprocessRequest, preprocessor_pb2.InferRequest)
+Read = TypeVar(
+    "Read",
+    preprocessor_pb2.PreprocessRequest,
+    preprocessor_pb2.InferRequest,
+    preprocessor_pb2.EstimateRequest,
+)
 Part = bytes | memoryview
 
 # Smaller requests are parsed whole: two copies of 16 KiB take less time than one walk over fields.

@@ -6,8 +6,9 @@ chunk, so that one which will be refused is refused before its caller has paid f
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +22,13 @@ from sidecar.deadline import Deadline
 from sidecar.edge import payloads, receive, respond
 from sidecar.edge.around import Context
 from sidecar.entry import Accepted, Verb, placeholder_tokens
-from sidecar.errors import CallCancelled
+from sidecar.errors import CallCancelled, CallerError
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.timings import Stage
-from sidecar.pipeline import Pipeline, Received, Walk
+from sidecar.pipeline import Pipeline
+from sidecar.reuse.content import digest_of
+from sidecar.reuse.replays import CallKey, Replays
+from sidecar.walk import Received, Walk
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,7 @@ PARSERS: Mapping[str, Callable[[bytes], payloads.Request[Any]]] = {
     "Preprocess": partial(payloads.read_request, pb.PreprocessRequest),
     "Infer": partial(payloads.read_request, pb.InferRequest),
     "InferStream": partial(payloads.read_request, pb.InferRequest),
+    "Estimate": partial(payloads.read_request, pb.EstimateRequest),
 }
 """How the requests that bring media in one message are read."""
 
@@ -49,18 +54,33 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
     """The service `multimodal.v1.Preprocessor`, over the path."""
 
     def __init__(
-        self, pipeline: Pipeline, catalogue: Catalogue, metrics: Metrics, uploads: receive.UploadRoom
+        self,
+        *,
+        pipeline: Pipeline,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        uploads: receive.UploadRoom,
+        replays: Replays,
+        tenant_key: str,
     ) -> None:
+        """`tenant_key` is the metadata key by which callers name their tenant; empty: they are one."""
         self._pipeline = pipeline
         self._catalogue = catalogue
         self._metrics = metrics
         self._uploads = uploads
+        self._replays = replays
+        self._tenant_key = tenant_key
+        self.previews: Mapping[str, Callable[[Context], Awaitable[None]]] = {
+            "Preprocess": partial(self._preview, Verb.PREPROCESS),
+            "Infer": partial(self._preview, Verb.INFER),
+            "InferStream": partial(self._preview, Verb.INFER_STREAM),
+        }
 
     async def Preprocess(  # type: ignore[override]  # noqa: N802 - read by PARSERS; the contract's name
         self, request: payloads.Request[pb.PreprocessRequest], context: Context
     ) -> bytes:
         with self._visit(Verb.PREPROCESS, request.message, context) as visit:
-            return await self._preprocess(visit, self._inline(visit, request))
+            return await self._once(visit, self._inline(visit, request), self._preprocess)
 
     async def PreprocessUpload(  # type: ignore[override]  # noqa: N802 - as Preprocess
         self, request_iterator: AsyncIterator[pb.PreprocessUploadRequest], context: Context
@@ -68,13 +88,13 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         request = await receive.first_part(request_iterator, self._uploads, pb.PreprocessRequest)
         with self._visit(Verb.PREPROCESS, request, context) as visit:
             received = await self._uploaded(visit, request, request_iterator, context)
-            return await self._preprocess(visit, received)
+            return await self._once(visit, received, self._preprocess)
 
     async def Infer(  # type: ignore[override]  # noqa: N802 - read by PARSERS; the contract's name
         self, request: payloads.Request[pb.InferRequest], context: Context
     ) -> bytes:
         with self._visit(Verb.INFER, request.message, context) as visit:
-            return await self._infer(visit, self._inline(visit, request))
+            return await self._once(visit, self._inline(visit, request), self._infer)
 
     async def InferUpload(  # type: ignore[override]  # noqa: N802 - as Preprocess
         self, request_iterator: AsyncIterator[pb.InferUploadRequest], context: Context
@@ -82,7 +102,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         request = await receive.first_part(request_iterator, self._uploads, pb.InferRequest)
         with self._visit(Verb.INFER, request, context) as visit:
             received = await self._uploaded(visit, request, request_iterator, context)
-            return await self._infer(visit, received)
+            return await self._once(visit, received, self._infer)
 
     async def InferStream(  # type: ignore[override]  # noqa: N802 - as Preprocess
         self, request: payloads.Request[pb.InferRequest], context: Context
@@ -112,11 +132,42 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
             model=respond.model(served), placeholder_tokens=placeholder_tokens(served, sizes)
         )
 
+    async def Estimate(  # type: ignore[override]  # noqa: N802 - read by PARSERS; the contract's name
+        self, request: payloads.Request[pb.EstimateRequest], context: Context
+    ) -> pb.EstimateResponse:
+        walk = Walk()
+        asked = receive.estimated(
+            request.message, Deadline.after(context.time_remaining()), self._tenant(context)
+        )
+        media = receive.inline(request, self._pipeline.limits)
+        facts = receive.infos(request.message)
+        verdict = await self._pipeline.estimate(self._pipeline.look(asked), [*media, *facts], walk)
+        return respond.estimate(walk, verdict)
+
+    async def _preview(self, verb: Verb, context: Context) -> None:
+        """Refuses a call by what its metadata says of its media, before any of that has come.
+
+        The facts are the caller's word and refuse only its own call; who is let in by them is measured
+        like everybody else. A caller who asked to be told so is, and sends its media only then.
+        """
+        metadata = context.invocation_metadata()
+        request = receive.facts(metadata)
+        if request is None:
+            return
+        asked = receive.estimated(request, Deadline.after(context.time_remaining()), self._tenant(context))
+        self._pipeline.preview(asked, receive.infos(request), delivers=verb is not Verb.PREPROCESS)
+        if receive.asks_first(metadata):
+            await context.send_initial_metadata(respond.LET_IN)
+
+    def _tenant(self, context: Context) -> str:
+        return receive.tenant(context.invocation_metadata(), self._tenant_key)
+
     @contextmanager
     def _visit(self, verb: Verb, request: receive.RequestMessage, context: Context) -> Iterator[_Visit]:
         """Lets a call in, and observes it however it ends."""
         walk = Walk()
-        asked = receive.asked(verb, request, Deadline.after(context.time_remaining()))
+        deadline = Deadline.after(context.time_remaining())
+        asked = receive.asked(verb, request, deadline, self._tenant(context))
         accepted = self._pipeline.accept(asked)
         try:
             yield _Visit(accepted, walk)
@@ -157,6 +208,29 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
                 return received
         finally:
             assembly.close()
+
+    async def _once(
+        self,
+        visit: _Visit,
+        received: Sequence[Received],
+        carry_out: Callable[[_Visit, Sequence[Received]], Awaitable[bytes]],
+    ) -> bytes:
+        """Carries a call out, unless one with its `idempotency_key` was: then its reply is told again."""
+        asked = visit.accepted.asked
+        if not asked.idempotency_key:
+            return await carry_out(visit, received)
+        key = CallKey(asked.tenant, asked.verb.value, asked.idempotency_key)
+        content = await asyncio.to_thread(digest_of, receive.content_of(asked, received))
+        outcome = await self._replays.begin(key, content, asked.deadline)
+        if isinstance(outcome, bytes):
+            return respond.replayed(asked.verb, outcome)
+        with outcome as turn:
+            reply = await carry_out(visit, received)
+            if all(
+                item.problem is None or isinstance(item.problem, CallerError) for item in visit.walk.items
+            ):
+                turn.reply(reply)
+            return reply
 
     async def _preprocess(self, visit: _Visit, received: Sequence[Received]) -> bytes:
         walk = visit.walk

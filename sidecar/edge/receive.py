@@ -11,23 +11,34 @@ not in it at all (payloads.py).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from google.protobuf.message import DecodeError
 from multimodal.v1 import media_pb2, preprocessor_pb2
 
 from sidecar.deadline import Deadline
 from sidecar.edge import payloads
 from sidecar.entry import Asked, Verb
 from sidecar.errors import DeadlineExceeded, InvalidRequest, MediaTooLarge, Overloaded, SidecarError
-from sidecar.media import DataType, Source, Tensor
-from sidecar.pipeline import Received
+from sidecar.media import AudioInfo, DataType, ImageInfo, MediaInfo, Source, Tensor
 from sidecar.stages.admit.limits import Limits
+from sidecar.stages.admit.rates import PIXELS_PER_BYTE
+from sidecar.stages.admit.turns import Priority
 from sidecar.stages.deliver.upstream import ParameterValue
+from sidecar.walk import Received
 
 RequestMessage = preprocessor_pb2.PreprocessRequest | preprocessor_pb2.InferRequest
 Message = TypeVar("Message", preprocessor_pb2.PreprocessRequest, preprocessor_pb2.InferRequest)
+Metadata = Iterable[tuple[str, str | bytes]]
+Inline = TypeVar(
+    "Inline",
+    preprocessor_pb2.PreprocessRequest,
+    preprocessor_pb2.InferRequest,
+    preprocessor_pb2.EstimateRequest,
+)
 
 _DATA_TYPES: Mapping[int, DataType] = {
     media_pb2.DataType.Value(f"DATA_TYPE_{data_type.value}"): data_type for data_type in DataType
@@ -95,32 +106,117 @@ def sizes(message: preprocessor_pb2.GetModelRequest) -> tuple[tuple[int, int], .
     return tuple((size.width, size.height) for size in message.sizes)
 
 
-def asked(verb: Verb, message: RequestMessage, deadline: Deadline) -> Asked:
+def asked(verb: Verb, message: RequestMessage, deadline: Deadline, tenant: str = "") -> Asked:
     """What is asked, all but the media. Raises InvalidRequest where the message is malformed."""
     if not message.model:
         raise InvalidRequest("the request names no model: set `model`", field="model")
     _check_counts(message)
+    _check_key(verb, message)
+    common: dict[str, Any] = {
+        "verb": verb,
+        "model": message.model,
+        "items": len(message.media),
+        "deadline": deadline,
+        "all_or_nothing": message.all_or_nothing,
+        "request_id": message.request_id,
+        "tenant": tenant,
+        "fresh": message.fresh,
+        "idempotency_key": message.idempotency_key,
+    }
     if isinstance(message, preprocessor_pb2.PreprocessRequest):
         return Asked(
-            verb=verb,
-            model=message.model,
-            items=len(message.media),
-            deadline=deadline,
-            all_or_nothing=message.all_or_nothing,
-            request_id=message.request_id,
-            data_type=_wanted_type(message.data_type),
+            **common, data_type=_wanted_type(message.data_type), priority=_priority(message.priority)
         )
+    parameters = {name: _parameter(name, value) for name, value in message.parameters.items()}
     return Asked(
-        verb=verb,
-        model=message.model,
-        items=len(message.media),
-        deadline=deadline,
+        **common,
         inputs=tuple(_tensor(tensor) for tensor in message.inputs),
         outputs=tuple(message.outputs),
-        all_or_nothing=message.all_or_nothing,
-        request_id=message.request_id,
-        parameters={name: _parameter(name, value) for name, value in message.parameters.items()},
+        parameters=parameters,
+        priority=_priority(message.priority, parameters.get("priority", 0)),
     )
+
+
+# Tenants are labels of books that are kept; a name is a name. Characters.
+_MOST_OF_A_TENANT = 128
+
+
+def tenant(metadata: Metadata | None, key: str) -> str:
+    """The tenant that a call's metadata names; empty where it names none, or `key` is empty."""
+    if key:
+        for name, value in metadata or ():
+            if name == key:
+                return str(value)[:_MOST_OF_A_TENANT]
+    return ""
+
+
+# What a caller may say of a call before its message: facts of its media, an EstimateRequest, and that it
+# waits for initial metadata before it sends any of it.
+_FACTS_KEY, _ASKS_KEY = "x-media-facts-bin", "x-media-ask-first"
+
+
+def facts(metadata: Metadata | None) -> preprocessor_pb2.EstimateRequest | None:
+    """What a call's metadata says of its media; None where it says nothing, or nothing that can be read."""
+    for name, value in metadata or ():
+        if name == _FACTS_KEY and isinstance(value, bytes):
+            try:
+                return preprocessor_pb2.EstimateRequest.FromString(value)
+            except DecodeError:
+                return None
+    return None
+
+
+def asks_first(metadata: Metadata | None) -> bool:
+    """Whether a caller waits to be let in before it sends media."""
+    return any(name == _ASKS_KEY for name, _ in metadata or ())
+
+
+def estimated(message: preprocessor_pb2.EstimateRequest, deadline: Deadline, tenant: str = "") -> Asked:
+    """A call as an estimate asks about it. Raises InvalidRequest where the message is malformed."""
+    if not message.model:
+        raise InvalidRequest("the request names no model: set `model`", field="model")
+    return Asked(
+        verb=Verb.PREPROCESS,
+        model=message.model,
+        items=len(message.media) + len(message.infos),
+        deadline=deadline,
+        data_type=_wanted_type(message.data_type),
+        tenant=tenant,
+        priority=_priority(message.priority),
+    )
+
+
+_PRIORITIES: Mapping[int, Priority] = {
+    preprocessor_pb2.PRIORITY_PROBE: Priority.PROBE,
+    preprocessor_pb2.PRIORITY_INTERACTIVE: Priority.INTERACTIVE,
+    preprocessor_pb2.PRIORITY_BATCH: Priority.BATCH,
+}
+# Triton's levels begin at 1, the highest; 0 is the model's default. From here on nobody is in a hurry.
+_FIRST_BATCH_LEVEL = 2
+
+
+def _priority(number: int, level: ParameterValue = 0) -> Priority:
+    """What the request says, else what its level in Triton's sense says."""
+    if number == preprocessor_pb2.PRIORITY_UNSPECIFIED:
+        if not isinstance(level, int) or isinstance(level, bool) or level < 0:
+            raise InvalidRequest(
+                f"parameter 'priority' is {level!r}: it must be a whole number from 0, in the model server's sense",
+                field="parameters['priority']",
+            )
+        return Priority.BATCH if level >= _FIRST_BATCH_LEVEL else Priority.INTERACTIVE
+    if number not in _PRIORITIES:
+        raise InvalidRequest(
+            f"`priority` {number} is not known here: use one of the contract's", field="priority"
+        )
+    return _PRIORITIES[number]
+
+
+def _check_key(verb: Verb, message: RequestMessage) -> None:
+    if message.idempotency_key and verb is Verb.INFER_STREAM:
+        raise InvalidRequest(
+            "a streamed answer is not stored: leave `idempotency_key` out, or ask through Infer",
+            field="idempotency_key",
+        )
 
 
 def _check_counts(message: RequestMessage) -> None:
@@ -145,7 +241,69 @@ def _wanted_type(number: int) -> DataType | None:
     return _DATA_TYPES[number]
 
 
-def inline(request: payloads.Request[Message], limits: Limits) -> list[Received]:
+def content_of(asked: Asked, received: Sequence[Received]) -> Iterator[bytes]:
+    """All that decides the answer to a call, in pieces: what makes a retry of it the same call."""
+    yield repr(
+        (
+            asked.verb,
+            asked.model,
+            asked.data_type,
+            asked.all_or_nothing,
+            asked.outputs,
+            sorted(asked.parameters.items()),
+        )
+    ).encode()
+    for tensor in asked.inputs:
+        yield repr((tensor.name, tensor.data_type, tensor.shape)).encode()
+        yield bytes(tensor.data)
+    for one in received:
+        yield one.content_type.encode() if isinstance(one, Source) else one.message.encode()
+        yield bytes(one.data) if isinstance(one, Source) else b""
+
+
+def infos(message: preprocessor_pb2.EstimateRequest) -> list[MediaInfo | SidecarError]:
+    """Facts of media that was not sent; what they leave out is left for cost to guess."""
+    return [_info(place, info) for place, info in enumerate(message.infos)]
+
+
+# Of sound whose rate is not told. Hertz.
+_USUAL_RATE = 44_100
+
+
+def _info(place: int, info: media_pb2.MediaInfo) -> MediaInfo | SidecarError:
+    match info.modality:
+        case media_pb2.MODALITY_IMAGE:
+            image = info.image
+            side = max(1, math.isqrt(int(PIXELS_PER_BYTE * info.encoded_bytes)))
+            known = image.width and image.height
+            return ImageInfo(
+                format=info.format,
+                encoded_bytes=info.encoded_bytes,
+                width=image.width if known else side,
+                height=image.height if known else side,
+                mode=image.mode or "RGB",
+                orientation=image.orientation or 1,
+                frames=image.frames or 1,
+                progressive=image.progressive,
+                subsampling=image.subsampling,
+            )
+        case media_pb2.MODALITY_AUDIO:
+            audio = info.audio
+            return AudioInfo(
+                format=info.format,
+                encoded_bytes=info.encoded_bytes,
+                codec=audio.codec,
+                sample_rate=audio.sample_rate or _USUAL_RATE,
+                channels=audio.channels or 1,
+                duration_s=audio.duration_s or None,
+            )
+    return InvalidRequest(
+        f"info {place} has no `modality`: say whether it is an image or a sound",
+        field=f"infos[{place}].modality",
+    )
+
+
+def inline(request: payloads.Request[Inline], limits: Limits) -> list[Received]:
     """The media of a request that is one message."""
     return [_inline(index, item, request.inline, limits) for index, item in enumerate(request.message.media)]
 

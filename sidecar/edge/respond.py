@@ -18,16 +18,22 @@ from multimodal.v1 import media_pb2, preprocessor_pb2
 from sidecar import errors
 from sidecar.catalogue import ModelState, ServedModel
 from sidecar.edge import payloads
-from sidecar.media import AudioInfo, DataType, ImageInfo, MediaInfo, Modality, Tensor, TensorSpec
+from sidecar.entry import Verb
+from sidecar.media import AudioInfo, DataType, ImageInfo, MediaInfo, Modality, Reuse, Tensor, TensorSpec
 from sidecar.observe.timings import Stage, Timings
-from sidecar.pipeline import Item, Walk
+from sidecar.stages.admit.gate import refused
+from sidecar.stages.admit.turns import Verdict
 from sidecar.stages.deliver.bindings import Grouping
 from sidecar.stages.deliver.upstream import Answer
+from sidecar.walk import Item, Walk
 
 DOMAIN = "multimodal.v1"
+LET_IN = (("x-media-let-in", "1"),)
+"""Initial metadata for a caller who asked first: that the call is let in, and its message may come."""
 
 # Every leaf of the error tree, and the status that a caller sees. UNAVAILABLE and RESOURCE_EXHAUSTED
-# are kept for what a later try can mend, so that a client's retry policy needs no exceptions.
+# are kept for what a later try can mend, so that a client's retry policy needs no exceptions; a push-back below
+# 0, which forbids retries, marks the one that is not.
 STATUS: Mapping[type[errors.SidecarError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.WrongItemCount: grpc.StatusCode.INVALID_ARGUMENT,
@@ -36,6 +42,7 @@ STATUS: Mapping[type[errors.SidecarError], grpc.StatusCode] = {
     errors.WrongStream: grpc.StatusCode.FAILED_PRECONDITION,
     errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
     errors.MediaTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Unaffordable: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.UnsupportedMedia: grpc.StatusCode.INVALID_ARGUMENT,
     errors.CorruptMedia: grpc.StatusCode.INVALID_ARGUMENT,
     errors.MislabelledMedia: grpc.StatusCode.INVALID_ARGUMENT,
@@ -60,6 +67,11 @@ _MODALITIES = {
     Modality.IMAGE: media_pb2.MODALITY_IMAGE,
     Modality.AUDIO: media_pb2.MODALITY_AUDIO,
 }
+_REUSES = {
+    Reuse.MADE: media_pb2.REUSE_UNSPECIFIED,
+    Reuse.KEPT: media_pb2.REUSE_KEPT,
+    Reuse.SHARED: media_pb2.REUSE_SHARED,
+}
 _DATA_TYPES = {data_type: media_pb2.DataType.Value(f"DATA_TYPE_{data_type.value}") for data_type in DataType}
 _TIMES = {stage: f"{stage.value}_ns" for stage in Stage}
 _TENSORS = payloads.number_of(media_pb2.ItemResult, "tensors")
@@ -81,7 +93,7 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: errors
     trailers: list[tuple[str, str | bytes]] = [
         ("grpc-status-details-bin", _details(error).SerializeToString())
     ]
-    if isinstance(error, errors.CapacityError):
+    if isinstance(error, errors.CapacityError | errors.Unaffordable):
         trailers.append(("grpc-retry-pushback-ms", str(_pushback_ms(error))))
     await context.abort(STATUS[type(error)], _message(error), tuple(trailers))
     raise AssertionError("abort raises")
@@ -107,8 +119,10 @@ def _clipped(text: str, most: int) -> str:
     return text if len(encoded) <= most else encoded[: most - 3].decode(errors="ignore") + "..."
 
 
-def _pushback_ms(error: errors.CapacityError) -> int:
-    """Milliseconds, never below 10: grpcio 1.85 hangs a call whose push-back or backoff is shorter."""
+def _pushback_ms(error: errors.CapacityError | errors.Unaffordable) -> int:
+    """Milliseconds, never 0 to 9: grpcio 1.85 hangs a call whose push-back or backoff is that; -1 for never."""
+    if isinstance(error, errors.Unaffordable):
+        return -1
     return max(10, math.ceil(error.retry_after_s * 1e3))
 
 
@@ -172,6 +186,17 @@ def infer_reply(walk: Walk, request_id: str) -> Reply:
     return Reply(message, parts)
 
 
+_REPLAYED: Mapping[Verb, bytes] = {
+    Verb.PREPROCESS: preprocessor_pb2.PreprocessResponse(replayed=True).SerializeToString(),
+    Verb.INFER: preprocessor_pb2.InferResponse(replayed=True).SerializeToString(),
+}
+
+
+def replayed(verb: Verb, reply: bytes) -> bytes:
+    """A stored reply that says so: a field behind the others counts as one among them."""
+    return reply + _REPLAYED[verb]
+
+
 def _laid_items(items: Iterable[Item], number: int) -> list[payloads.Part]:
     parts: list[payloads.Part] = []
     for item in items:
@@ -225,6 +250,17 @@ def finished(walk: Walk, request_id: str) -> preprocessor_pb2.InferStreamRespons
     )
 
 
+def estimate(walk: Walk, verdict: Verdict) -> preprocessor_pb2.EstimateResponse:
+    """What a call would cost, and what the gate says of it."""
+    refusal = problem(refused(verdict.refusal)) if verdict.refusal else None
+    return preprocessor_pb2.EstimateResponse(
+        items=[_item_result(item) for item in walk.items],
+        cost=total_cost(walk.items),
+        wait_s=verdict.wait_s,
+        refusal=refusal,
+    )
+
+
 def _item_result(item: Item) -> media_pb2.ItemResult:
     """All but its tensors."""
     result = media_pb2.ItemResult(cost=_cost(item))
@@ -234,6 +270,7 @@ def _item_result(item: Item) -> media_pb2.ItemResult:
         result.info.CopyFrom(media_info(item.info))
     if item.tokens is not None:
         result.placeholder_tokens = item.tokens
+    result.reuse = _REUSES[item.reuse]
     if item.times is not None:
         result.times.CopyFrom(stage_times(item.times))
     return result
@@ -262,6 +299,8 @@ def media_info(info: MediaInfo) -> media_pb2.MediaInfo:
                     mode=info.mode,
                     orientation=info.orientation,
                     frames=info.frames,
+                    progressive=info.progressive,
+                    subsampling=info.subsampling,
                 )
             )
         case AudioInfo():

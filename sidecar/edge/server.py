@@ -35,9 +35,9 @@ class ServerConfig:
 
     `listen`: addresses to bind, each "host:port", "[ipv6]:port", "unix:path" or "unix-abstract:name", and
     port 0 for a free one; `message_bytes`: the largest message taken, in bytes; `uploads_bytes`: what all
-    uploads under way may hold together, in bytes; `upload_idle_s`: how long an upload may be silent;
-    `drain_s`: how long accepted calls may take to finish once the server is told to stop; `reflection`:
-    whether clients may ask what is served.
+    uploads under way may hold together, in bytes, and at most what `gate.memory_bytes` comes to;
+    `upload_idle_s`: how long an upload may be silent; `drain_s`: how long accepted calls may take to finish once
+    the server is told to stop; `reflection`: whether clients may ask what is served.
     """
 
     listen: tuple[str, ...] = ("127.0.0.1:50051",)
@@ -77,7 +77,7 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ),
         )
-        around = Around(self._server, self._drain, metrics, PARSERS)
+        around = Around(self._server, self._drain, metrics, PARSERS, preprocessor.previews)
         preprocessor_pb2_grpc.add_PreprocessorServicer_to_server(preprocessor, around)  # type: ignore[arg-type]  # all of a server that it needs
         # Health and reflection answer while draining, so that probes see the drain and not a dead server.
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -7,7 +7,7 @@ into the path.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -80,11 +80,11 @@ class ObservedItem(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One value of a watched metric; `modality` is its label, empty for none; `counts` says that it only grows."""
+    """One value of a watched metric with its labels; `counts` says that it only grows."""
 
     name: str
     help_text: str
-    modality: str
+    labels: Mapping[str, str]
     value: float
     counts: bool
 
@@ -235,7 +235,7 @@ class _Watched(Collector):
                     CounterMetricFamily if reading.counts else GaugeMetricFamily
                 )
                 family = families[reading.name] = kind(
-                    reading.name, reading.help_text, labels=["modality"] if reading.modality else None
+                    reading.name, reading.help_text, labels=list(reading.labels) or None
                 )
-            family.add_metric([reading.modality] if reading.modality else [], reading.value)
+            family.add_metric(list(reading.labels.values()), reading.value)
         yield from families.values()

@@ -8,10 +8,11 @@ that admission, GetModel and transform cannot disagree. Nothing here knows a fam
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Generic, TypeVar, get_args
+from typing import Any, Final, Generic, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +28,14 @@ from sidecar.media import (
     Pixels,
     Shaped,
     TensorSpec,
+    Workload,
 )
 from sidecar.recipes.choice import Choice
 from sidecar.recipes.config import Config
 from sidecar.recipes.recipe import bytes_of, ignored_step
-from sidecar.stages.transform.geometry import Crop, Reference, Size
+from sidecar.stages.transform.geometry import Crop, Reference, Size, Span
 from sidecar.stages.transform.normalize import Normalization, Table, Triple, value_table
-from sidecar.stages.transform.resize import FILTERS, check_resized_size, references_met, resize
+from sidecar.stages.transform.resize import FILTERS, TAPS, check_resized_size, references_met, resize
 
 PIXELS: Final = "pixel_values"
 VALUES: Final = frozenset({DataType.FP32, DataType.FP16, DataType.BF16, DataType.UINT8})
@@ -84,6 +86,9 @@ _SMALLER: Final = (
 # takes single pixels of the whole (30 dB).
 _SMOOTH: Final = frozenset(FILTERS) - {0, 4}
 
+
+# Rows that are resized at once into what is larger: some hundred lose little to the rows that two bands share.
+_BAND: Final = 256
 
 # Far below any picture's, and far above where float32 would make an infinity of a quotient.
 _LEAST_STD: Final = 1e-6
@@ -205,20 +210,32 @@ class ImageRecipe(ABC, Generic[PlanT]):
 
     def decode_target(self, info: MediaInfo) -> DecodeTarget:
         least = None
-        if self.common.fast and (sizes := self.plan(_size(info, self.processor)).resized):
+        if self.common.fast and (sizes := self._planned(_size(info, self.processor)).resized):
             height, width = (math.ceil(_LEAST * max(size[axis] for size in sizes)) for axis in (0, 1))
             least = height, width
         return DecodeTarget(white_transparency=self.common.white_transparency, least_size=least)
 
     def tokens(self, info: MediaInfo) -> int | None:
-        return self.plan(_size(info, self.processor)).tokens
+        return self._planned(_size(info, self.processor)).tokens
 
     def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
         """See Recipe. Raises MediaTooLarge where a resized picture would pass its limit."""
-        plan = self.plan(_size(info, self.processor))
+        plan = self._planned(_size(info, self.processor))
         for size in plan.resized:
             check_resized_size(size)
         return bytes_of({name: math.prod(shape) for name, shape in plan.shapes.items()}, data_types)
+
+    def workload(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Workload:
+        plan = self._planned(_size(info, self.processor))
+        counts = {name: math.prod(shape) for name, shape in plan.shapes.items() if name in data_types}
+        return Workload(
+            self.processor,
+            self.reference,
+            plan.resized,
+            TAPS[self.common.resample],
+            elements=sum(counts.values()),
+            nbytes=sum(bytes_of(counts, data_types).values()),
+        )
 
     def transform(self, frames: Frames) -> tuple[Shaped, ...]:
         """Raises MediaTooLarge where a resized picture would pass its limit."""
@@ -226,9 +243,40 @@ class ImageRecipe(ABC, Generic[PlanT]):
             raise InternalError(f"{self.processor} was handed a sound")
         return self.shape(frames, self.plan(frames.size))
 
+    def _planned(self, size: Size) -> PlanT:
+        """`plan`, not made anew for each of the questions that are asked of one header."""
+        if _LAST.recipe is not self or _LAST.size != size:
+            _LAST.plan = self.plan(size)
+            _LAST.recipe, _LAST.size = self, size
+        plan: PlanT = _LAST.plan
+        return plan
+
     def resized(self, frames: Pixels, target: Size, crop: Crop | None = None) -> npt.NDArray[np.uint8]:
         """The whole picture at `target` (height, width), then cropped: uint8 [height, width, 3]."""
         return resize(frames.array, target, self.common.resample, self.common.reference, crop, frames.extent)
+
+    def fill(self, canvas: npt.NDArray[np.uint8], frames: Pixels) -> None:
+        """Resizes the whole picture to `canvas`, uint8 [height, width, 3] and perhaps part of something larger.
+
+        A band of rows at a time, to the same bits: no second picture of that size is made on the way.
+        """
+        height, width, _ = canvas.shape
+        columns = Span(0, width, 0)
+        for top in range(0, height, _BAND):
+            band = canvas[top : top + _BAND]
+            crop = Crop((len(band), width), Span(top, top + len(band), 0), columns)
+            band[:] = self.resized(frames, (height, width), crop)
+
+
+class _Last(threading.local):
+    """The plan that was made last on a thread, of which recipe, and for which size. A plan takes 2 to 50 µs."""
+
+    recipe: object = None
+    size: Size | None = None
+    plan: Any = None
+
+
+_LAST: Final = _Last()
 
 
 def _size(info: MediaInfo, processor: str) -> Size:

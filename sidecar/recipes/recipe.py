@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from sidecar.media import DataType, DecodeTarget, Frames, MediaInfo, Modality, Shaped, TensorSpec
+from sidecar.media import DataType, DecodeTarget, Frames, MediaInfo, Modality, Shaped, TensorSpec, Workload
 
 
 class Recipe(Protocol):
@@ -54,6 +54,13 @@ class Recipe(Protocol):
 
         What is fixed by the recipe or by a picture's size is exact. A sound whose header understates its
         length may need more. Raises MediaTooLarge where transform would.
+        """
+        ...
+
+    def workload(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Workload:
+        """What transform and pack will do with media of these facts, to outputs in the types named.
+
+        Raises what `output_bytes` raises.
         """
         ...
 

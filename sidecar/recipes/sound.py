@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -20,6 +21,7 @@ from sidecar.media import (
     Samples,
     Shaped,
     TensorSpec,
+    Workload,
 )
 from sidecar.recipes.choice import Choice
 from sidecar.recipes.config import Config
@@ -45,7 +47,7 @@ _RESAMPLERS: Final = ("soxr_hq", "swresample")
 
 
 @dataclass(frozen=True, slots=True)
-class SoundRecipe:
+class SoundRecipe(ABC):
     """A sound processor's common part; see Recipe. `resampler` is as Choice says.
 
     `mask` adds the attention mask, one element a sample or frame; `ignored` lists keys of the model's file
@@ -70,6 +72,31 @@ class SoundRecipe:
     @property
     def reference(self) -> str:
         return "numpy"
+
+    @property
+    @abstractmethod
+    def model_rate(self) -> int:
+        """The rate, in hertz, at which the model hears."""
+
+    @abstractmethod
+    def decode_target(self, info: MediaInfo) -> DecodeTarget:
+        """See Recipe."""
+
+    @abstractmethod
+    def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
+        """See Recipe."""
+
+    def workload(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Workload:
+        sizes = self.output_bytes(info, data_types)
+        seconds, most = seconds_of(info, self.processor), self.decode_target(info).max_seconds
+        return Workload(
+            self.processor,
+            self.reference,
+            rate=self.model_rate,
+            seconds=seconds if most is None else min(seconds, most),
+            elements=sum(nbytes // data_types[name].itemsize for name, nbytes in sizes.items()),
+            nbytes=sum(sizes.values()),
+        )
 
     def tokens(self, info: MediaInfo) -> int | None:
         """Not told by the processors here."""

@@ -6,7 +6,7 @@ worker is a fork of it: warm from its first instruction, milliseconds after it w
 loaded pages with its siblings.
 
 Run as `python -m sidecar.workers.nursery FD CONFIG`: FD is the front's channel, CONFIG JSON. The front says
-`{"spawn": number}` and passes the worker's channel along; the nursery says `{"ready": ...}` once it is warm,
+`{"spawn": number, "nice": n}` and passes the worker's channel along; the nursery says `{"ready": ...}` once it is warm,
 `{"spawned": number, "pid": ...}` with a pidfd, and `{"ended": number, "status": ...}`. It ends when the
 front closes its channel, and its workers end with it.
 """
@@ -47,13 +47,14 @@ def _warm(config: dict[str, Any]) -> memoryview:
     from sidecar.arena.view import attach  # noqa: PLC0415
     from sidecar.observe import logs  # noqa: PLC0415 - the caps are read when libraries are loaded
     from sidecar.recipes import loader  # noqa: F401, PLC0415 - loads every recipe and stage
-    from sidecar.stages import fourier, kernels  # noqa: PLC0415
+    from sidecar.stages import fourier, kernels, unfilter  # noqa: PLC0415
     from sidecar.workers import allocator, process  # noqa: F401, PLC0415
 
     allocator.keep_blocks()
     logs.set_up(logs.LogConfig(**config["log"]))
     kernels.warm()
     fourier.warm()
+    unfilter.warm()
     return attach(config["arena"], int(config["arena_bytes"]))
 
 
@@ -85,25 +86,27 @@ class Nursery:
             return False
         if not message:
             return False
-        self._spawn(json.loads(message)["spawn"], socket.socket(fileno=descriptors[0]))
+        wanted = json.loads(message)
+        self._spawn(wanted["spawn"], wanted["nice"], socket.socket(fileno=descriptors[0]))
         return True
 
-    def _spawn(self, number: int, channel: socket.socket) -> None:
+    def _spawn(self, number: int, niceness: int, channel: socket.socket) -> None:
         parent = os.getpid()
         pid = os.fork()
         if not pid:
-            self._become_worker(parent, channel)
+            self._become_worker(parent, niceness, channel)
         channel.close()
         pidfd = os.pidfd_open(pid)
         self._selector.register(pidfd, selectors.EVENT_READ, (number, pid))
         self._say({"spawned": number, "pid": pid}, pidfd)
 
-    def _become_worker(self, parent: int, channel: socket.socket) -> None:
+    def _become_worker(self, parent: int, niceness: int, channel: socket.socket) -> None:
         """The child's side: lets go of all that is the nursery's, and works until the end."""
         from sidecar.workers import process  # noqa: PLC0415 - loaded since `_warm`
 
         try:
             process.die_with(parent)
+            os.nice(niceness)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             for key in list(self._selector.get_map().values()):
                 os.close(key.fd)

@@ -60,13 +60,14 @@ class NurseryLink:
     def pid(self) -> int:
         return self._process.pid
 
-    def spawn(self, number: int) -> socket.socket:
+    def spawn(self, number: int, niceness: int) -> socket.socket:
         """Asks for worker `number`; returns the front's end of its channel."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
             try:
-                socket.send_fds(self._channel, [json.dumps({"spawn": number}).encode()], [theirs.fileno()])
+                message = json.dumps({"spawn": number, "nice": niceness}).encode()
+                socket.send_fds(self._channel, [message], [theirs.fileno()])
             except OSError as error:
                 log.warning("the nursery cannot be asked for a worker: %s", error)
         return ours

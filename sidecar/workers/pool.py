@@ -8,16 +8,18 @@ its ticket and its slots of the arena, is let go of when it has really ended.
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from sidecar.arena.lease import Lease
 from sidecar.media import Modality, Source
-from sidecar.stages import fourier, kernels
-from sidecar.stages.admit.gate import Ticket
+from sidecar.stages import fourier, kernels, unfilter
+from sidecar.stages.admit.gate import Slots, Ticket
 from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.worker import Done, Job, work
 
@@ -49,8 +51,8 @@ class Workers(Protocol):
     """Where decode, transform and pack run."""
 
     @property
-    def slots(self) -> Mapping[Modality, int]:
-        """How many jobs of each modality may hold a ticket at once."""
+    def slots(self) -> Slots:
+        """How many jobs may hold a ticket at once."""
         ...
 
     @property
@@ -94,18 +96,30 @@ class Workers(Protocol):
         ...
 
 
+NICENESS: Final = 10
+"""What workers give way by to this process's event loop and to the workers for small items, which would wait
+behind them for milliseconds else: to the kernel they weigh a ninth. Only within the container's own CPU time."""
+
+
+def give_way() -> None:
+    """Has the calling thread, and those that it starts, give way."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
 class ThreadWorkers:
-    """Workers on threads of this process: one pool a modality."""
+    """Workers on threads of this process: one pool a modality, and one for small items."""
 
     takes_copies = False
     ailment = ""
 
     def __init__(self, plan: ThreadPlan) -> None:
-        self.slots: Mapping[Modality, int] = plan.threads
+        self.slots = Slots(plan.threads, max(plan.threads.values()), plan.express_threads)
         self._pools = {
-            modality: ThreadPoolExecutor(threads, thread_name_prefix=f"{modality.value}-worker")
-            for modality, threads in self.slots.items()
+            modality: ThreadPoolExecutor(threads, f"{modality.value}-worker", give_way)
+            for modality, threads in plan.threads.items()
         }
+        # Made for any number; without slots nobody asks it.
+        self._express = ThreadPoolExecutor(max(1, plan.express_threads), "express-worker")
         self._finished: Counter[Modality] = Counter()
         self._abandoned: Counter[Modality] = Counter()
 
@@ -113,6 +127,7 @@ class ThreadWorkers:
         """Threads are there when they are needed; what they run is compiled now."""
         await asyncio.to_thread(kernels.warm)
         await asyncio.to_thread(fourier.warm)
+        await asyncio.to_thread(unfilter.warm)
 
     async def changed(self) -> None:
         await asyncio.get_running_loop().create_future()  # nothing ever does
@@ -125,10 +140,12 @@ class ThreadWorkers:
         for lease in held:
             lease.retain()
             lease.pin()
-        future = self._pools[ticket.modality].submit(work, job)
+        pool = self._express if ticket.express else self._pools[ticket.modality]
+        future = pool.submit(work, job)
 
-        def ended(_: Future[Done]) -> None:
-            loop.call_soon_threadsafe(self._end, ticket, held)
+        def ended(future: Future[Done]) -> None:
+            cpu_ms = 0.0 if future.cancelled() else future.result().cpu_ms
+            loop.call_soon_threadsafe(self._end, ticket, held, cpu_ms)
 
         future.add_done_callback(ended)
         try:
@@ -137,26 +154,26 @@ class ThreadWorkers:
             self._abandoned[ticket.modality] += 1
             raise
 
-    def _end(self, ticket: Ticket, held: Sequence[Lease]) -> None:
+    def _end(self, ticket: Ticket, held: Sequence[Lease], cpu_ms: float) -> None:
         for lease in held:
             lease.unpin()
             lease.release()
         self._finished[ticket.modality] += 1
-        ticket.release()
+        ticket.release(cpu_ms)
 
     def statistics(self) -> Mapping[Modality, WorkersStatistics]:
         return {
             modality: WorkersStatistics(self._finished[modality], self._abandoned[modality])
-            for modality in self.slots
+            for modality in self._pools
         }
 
     def crew(self) -> CrewStatistics:
         return CrewStatistics()
 
     async def close(self) -> None:
-        for pool in self._pools.values():
+        for pool in (*self._pools.values(), self._express):
             await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
 
     def __repr__(self) -> str:
-        threads = ", ".join(f"{modality.value} {count}" for modality, count in self.slots.items())
+        threads = ", ".join(f"{modality.value} {count}" for modality, count in self.slots.each.items())
         return f"<ThreadWorkers {threads}>"

@@ -28,11 +28,11 @@ from annotated_types import Ge, Gt
 from sidecar.arena.lease import Lease
 from sidecar.errors import Overloaded, SettingsError, SidecarError
 from sidecar.media import Modality, Source
-from sidecar.stages.admit.gate import Ticket
+from sidecar.stages.admit.gate import Slots, Ticket
 from sidecar.workers.nursery_link import Listener, NurseryLink
 from sidecar.workers.orders import MOST_BYTES, lay_order, read_report, report_number
 from sidecar.workers.plan import ThreadPlan
-from sidecar.workers.pool import CrewStatistics, WorkersStatistics
+from sidecar.workers.pool import NICENESS, CrewStatistics, WorkersStatistics
 from sidecar.workers.quarantine import Quarantine, refusal
 from sidecar.workers.worker import Done, Job
 
@@ -89,11 +89,14 @@ class _Task:
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """A living process. It takes orders once `pidfd` is there. `alone`: it runs, or is to run, a suspect."""
+    """A living process. It takes orders once `pidfd` is there. `alone`: it runs, or is to run, a suspect;
+    `express`: it is for small items.
+    """
 
     place: int
     number: int
     channel: socket.socket
+    express: bool = False
     pid: int = 0
     pidfd: int = -1
     alone: bool = False
@@ -114,9 +117,12 @@ class ProcessWorkers:
         self._loop = asyncio.get_running_loop()
         # One job more than threads for each process is made ready, so that a worker who reports finds the
         # next order written.
-        self.slots: Mapping[Modality, int] = {
-            modality: threads + plan.processes for modality, threads in plan.threads.items()
-        }
+        self.slots = Slots(
+            {modality: threads + plan.processes for modality, threads in plan.threads.items()},
+            max(plan.threads.values()) + plan.processes,
+            2 * plan.express_threads,
+        )
+        self._processes = plan.processes + plan.express_threads
         self._quarantine = Quarantine(config.quarantine_s)
         self._nursery_config = {**nursery, "threads": sum(plan.threads_per_process.values())}
         self._nursery: NurseryLink | None = None
@@ -125,8 +131,9 @@ class ProcessWorkers:
         self._fruitless: Counter[int] = Counter()
         # Nurseries in a row none of whose workers finished anything.
         self._barren = 0
-        self._empty: set[int] = set(range(plan.processes))
+        self._empty: set[int] = set(range(self._processes))
         self._waiting: dict[Modality, deque[_Task]] = {modality: deque() for modality in plan.threads}
+        self._express: deque[_Task] = deque()
         self._suspects: deque[_Task] = deque()
         self._numbers = 0
         self._finished: Counter[Modality] = Counter()
@@ -145,20 +152,20 @@ class ProcessWorkers:
         begun = time.monotonic()
         try:
             async with asyncio.timeout(self._config.start_s):
-                while len(self._ready()) < self._plan.processes:
+                while len(self._ready()) < self._processes:
                     await self._change()
         except TimeoutError:
             await self.close()
             raise SettingsError(
                 f"`workers.start_s` is {self._config.start_s:g} s and only {len(self._ready())} of "
-                f"{self._plan.processes} worker processes were warm by then: their log lines stand above; "
+                f"{self._processes} worker processes were warm by then: their log lines stand above; "
                 "allow more time, or run without processes by `workers: 0`",
                 key="workers.start_s",
                 value=self._config.start_s,
             ) from None
         log.info(
             "%d worker processes of %s threads are warm after %.1f s",
-            self._plan.processes,
+            self._processes,
             self._nursery_config["threads"],
             time.monotonic() - begun,
         )
@@ -187,21 +194,22 @@ class ProcessWorkers:
             lease.retain()
             lease.pin()
         self._tasks += 1
-        self._waiting[ticket.modality].append(task)
+        queue = self._queue_of(task)
+        queue.append(task)
         self._dispatch()
         try:
             return await task.done
         except asyncio.CancelledError:
             self._abandoned[ticket.modality] += 1
-            if task in self._waiting[ticket.modality]:
-                self._waiting[ticket.modality].remove(task)
-                self._end(task)
+            if task in queue:
+                queue.remove(task)
+                self._end(task, 0.0)
             raise
 
     def statistics(self) -> Mapping[Modality, WorkersStatistics]:
         return {
             modality: WorkersStatistics(self._finished[modality], self._abandoned[modality])
-            for modality in self.slots
+            for modality in self._waiting
         }
 
     def crew(self) -> CrewStatistics:
@@ -217,11 +225,11 @@ class ProcessWorkers:
 
     async def close(self) -> None:
         """Drops what has not begun, waits for what runs, and ends the processes."""
-        for queue in (*self._waiting.values(), self._suspects):
+        for queue in (*self._waiting.values(), self._express, self._suspects):
             while queue:
                 task = queue.popleft()
                 task.done.cancel()
-                self._end(task)
+                self._end(task, 0.0)
         while self._tasks:
             self._idle.clear()
             await self._idle.wait()
@@ -234,7 +242,7 @@ class ProcessWorkers:
             self._let_go(worker)
 
     def __repr__(self) -> str:
-        return f"<ProcessWorkers {len(self._ready())} of {self._plan.processes} alive>"
+        return f"<ProcessWorkers {len(self._ready())} of {self._processes} alive>"
 
     # Orders and reports
 
@@ -245,9 +253,16 @@ class ProcessWorkers:
             if worker is None or worker.running:
                 break
             self._send(worker, self._suspects.popleft())
+        while (
+            self._express and (worker := self._freest_express(self._express[0].ticket.modality)) is not None
+        ):
+            self._send(worker, self._express.popleft())
         for modality, queue in self._waiting.items():
             while queue and (worker := self._freest(modality)) is not None:
                 self._send(worker, queue.popleft())
+
+    def _queue_of(self, task: _Task) -> deque[_Task]:
+        return self._express if task.ticket.express else self._waiting[task.ticket.modality]
 
     def _worker_for_suspect(self) -> _Worker | None:
         """One kept free already and idle, else the least busy one, which gets no further orders until then."""
@@ -262,12 +277,19 @@ class ProcessWorkers:
         return worker
 
     def _freest(self, modality: Modality) -> _Worker | None:
-        ready = self._ready()
+        ready = [worker for worker in self._ready() if not worker.express]
         if sum(worker.busy[modality] for worker in ready) >= self._plan.threads[modality]:
             return None
         most = self._plan.threads_per_process[modality]
         free = [worker for worker in ready if not worker.alone and worker.busy[modality] < most]
         return min(free, key=lambda worker: len(worker.running), default=None)
+
+    def _freest_express(self, modality: Modality) -> _Worker | None:
+        """One that does nothing, for it has one job at a time; while there is none at all, any other will do."""
+        express = [worker for worker in self._ready() if worker.express]
+        if not express:
+            return self._freest(modality)
+        return next((worker for worker in express if not worker.alone and not worker.running), None)
 
     def _ready(self) -> list[_Worker]:
         return [worker for worker in self._workers.values() if worker.pidfd >= 0]
@@ -321,15 +343,15 @@ class ProcessWorkers:
     def _answer(self, task: _Task, done: Done) -> None:
         if not task.done.done():
             task.done.set_result(done)
-        self._end(task)
+        self._end(task, done.cpu_ms)
 
-    def _end(self, task: _Task) -> None:
+    def _end(self, task: _Task, cpu_ms: float) -> None:
         """The work has really ended: what it held is free."""
         for lease in task.held:
             lease.unpin()
             lease.release()
         self._finished[task.ticket.modality] += 1
-        task.ticket.release()
+        task.ticket.release(cpu_ms)
         self._tasks -= 1
         if not self._tasks:
             self._idle.set()
@@ -380,7 +402,7 @@ class ProcessWorkers:
         task.overdue = False
         source = task.job.source
         if task.done.done():
-            self._end(task)  # nobody waits for it any more
+            self._end(task, 0.0)  # nobody waits for it any more
         elif task.strikes > 1:
             self._counts["poisoned"] += 1
             self._quarantine.add(source)
@@ -398,7 +420,7 @@ class ProcessWorkers:
             if task.strikes:
                 self._suspects.append(task)
             else:
-                self._waiting[task.ticket.modality].appendleft(task)
+                self._queue_of(task).appendleft(task)
 
     def _let_go(self, worker: _Worker) -> None:
         self._workers.pop(worker.number, None)
@@ -460,7 +482,9 @@ class ProcessWorkers:
             return
         self._empty.discard(place)
         self._numbers += 1
-        worker = _Worker(place, self._numbers, self._nursery.spawn(self._numbers))
+        express = place >= self._plan.processes
+        channel = self._nursery.spawn(self._numbers, 0 if express else NICENESS)
+        worker = _Worker(place, self._numbers, channel, express)
         self._workers[worker.number] = worker
         self._loop.add_reader(worker.channel.fileno(), self._hear, worker)
 

@@ -25,6 +25,8 @@ class Picture:
     height: int = 64
     orientation: int = 1
     frames: int = 1
+    progressive: bool = False
+    subsampling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +44,19 @@ class Sound:
 
 
 PICTURES = {
-    "jpeg_420.jpg": Picture("jpeg", "RGB", 320, 200),
-    "jpeg_444.jpg": Picture("jpeg", "RGB"),
-    "jpeg_progressive.jpg": Picture("jpeg", "RGB"),
+    "jpeg_420.jpg": Picture("jpeg", "RGB", 320, 200, subsampling="4:2:0"),
+    "jpeg_444.jpg": Picture("jpeg", "RGB", subsampling="4:4:4"),
+    "jpeg_progressive.jpg": Picture("jpeg", "RGB", progressive=True, subsampling="4:2:0"),
     "jpeg_gray.jpg": Picture("jpeg", "L"),
     "jpeg_cmyk.jpg": Picture("jpeg", "CMYK"),
     "jpeg_ycck.jpg": Picture("jpeg", "CMYK"),
-    "jpeg_1x1.jpg": Picture("jpeg", "RGB", 1, 1),
-    "jpeg_3x1000.jpg": Picture("jpeg", "RGB", 3, 1000),
-    **{f"jpeg_exif_{n}.jpg": Picture("jpeg", "RGB", 48, 32, orientation=n) for n in range(1, 9)},
-    "jpeg_exif_damaged.jpg": Picture("jpeg", "RGB", 48, 32),
+    "jpeg_1x1.jpg": Picture("jpeg", "RGB", 1, 1, subsampling="4:2:0"),
+    "jpeg_3x1000.jpg": Picture("jpeg", "RGB", 3, 1000, subsampling="4:2:0"),
+    **{
+        f"jpeg_exif_{n}.jpg": Picture("jpeg", "RGB", 48, 32, orientation=n, subsampling="4:2:0")
+        for n in range(1, 9)
+    },
+    "jpeg_exif_damaged.jpg": Picture("jpeg", "RGB", 48, 32, subsampling="4:2:0"),
     "png_rgb.png": Picture("png", "RGB"),
     "png_rgba.png": Picture("png", "RGBA"),
     "png_palette.png": Picture("png", "P"),
@@ -63,7 +68,7 @@ PICTURES = {
     "png_1bit.png": Picture("png", "1"),
     "png_gray16.png": Picture("png", "I;16"),
     "png_rgb16.png": Picture("png", "RGB"),
-    "png_interlaced.png": Picture("png", "RGB"),
+    "png_interlaced.png": Picture("png", "RGB", progressive=True),
     "png_animated.png": Picture("png", "RGB", frames=3),
     "png_exif_6.png": Picture("png", "RGB", orientation=6),
     "png_exif_6_late.png": Picture("png", "RGB", orientation=6),
@@ -72,9 +77,9 @@ PICTURES = {
     "webp_alpha.webp": Picture("webp", "RGBA"),
     "webp_animated.webp": Picture("webp", "RGB", frames=3),
     "webp_exif_8.webp": Picture("webp", "RGB", orientation=8),
-    "gif_static.gif": Picture("gif", "P"),
+    "gif_static.gif": Picture("gif", "P", progressive=True),
     "gif_animated.gif": Picture("gif", "P", frames=3),
-    "gif_key.gif": Picture("gif", "P"),
+    "gif_key.gif": Picture("gif", "P", progressive=True),
     "bmp_rgb.bmp": Picture("bmp", "RGB"),
     "bmp_palette.bmp": Picture("bmp", "P"),
     "tiff_raw.tif": Picture("tiff", "RGB"),

@@ -360,9 +360,10 @@ class TestRefusals:
     def test_more_items_than_the_queue_holds_are_refused_for_good(self, tight: Running) -> None:
         with (
             Client(tight.address, retries=Retries(attempts=1)) as client,
-            pytest.raises(inference_client.InvalidRequest) as refused,
+            pytest.raises(inference_client.Unaffordable) as refused,
         ):
             client.preprocess("clip", [picture()] * 5)
+        assert not refused.value.retryable
         assert "gate.max_queued" in refused.value.message
 
     async def test_many_at_once_are_served_or_refused_and_never_lost(self, tight: Running) -> None:

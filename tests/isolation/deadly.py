@@ -20,6 +20,7 @@ from sidecar.media import (
     Pixels,
     Shaped,
     TensorSpec,
+    Workload,
 )
 from sidecar.recipes.recipe import Recipe
 from testbed.faulty import _misbehave
@@ -64,6 +65,9 @@ class Deadly:
 
     def accepts(self, output: str, data_type: DataType) -> bool:
         return self.recipe.accepts(output, data_type)
+
+    def workload(self, _info: MediaInfo, _data_types: Mapping[str, DataType]) -> Workload:
+        return Workload()
 
     def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
         return self.recipe.output_bytes(info, data_types)

@@ -26,6 +26,7 @@ from sidecar import app
 from sidecar.arena.arena import Arena
 from sidecar.catalogue import Catalogue
 from sidecar.pipeline import Pipeline
+from sidecar.prepare import Preparer
 from sidecar.stages.admit.gate import Gate
 from sidecar.stages.deliver.shared_memory import Handover
 from sidecar.stages.deliver.triton import TritonUpstream
@@ -70,7 +71,6 @@ class Inside:
             "arena.leased": arena.leased,
             "arena.leased_bytes": arena.leased_bytes,
             "arena.pinned": arena.pinned,
-            "arena.waiting": arena.waiting,
             "handover.detached": handover.detached,
             "handover.limbo": handover.limbo,
             "workers.tasks": self.workers._tasks if isinstance(self.workers, ProcessWorkers) else 0,
@@ -96,9 +96,14 @@ class Inside:
         assert arena.taken_total == arena.released_total
         assert (arena.expired_total, arena.reclaimed_total, arena.misreleased_total) == (0, 0, 0)
 
+    def complete(self, count: int) -> bool:
+        """Whether so many worker processes are there, and those for small items beside them."""
+        assert isinstance(self.workers, ProcessWorkers)
+        return len(self.crew.pids) == count + self.workers._plan.express_threads
+
     def pids(self, count: int) -> tuple[int, ...]:
-        """The worker processes' pids, once there are so many."""
-        until(lambda: len(self.crew.pids) == count, lambda: f"workers are {self.crew}")
+        """The worker processes' pids, those for small items among them, once there are so many beside these."""
+        until(lambda: self.complete(count), lambda: f"workers are {self.crew}")
         return self.crew.pids
 
     def tasks(self) -> int:
@@ -122,13 +127,20 @@ def inside(
             super().__init__(**parts)
             made.append(parts)
 
+    class NotedToo(Preparer):
+        def __init__(self, **parts: Any) -> None:
+            super().__init__(**parts)
+            made.append(parts)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app, "Pipeline", Noted)
+        patch.setattr(app, "Preparer", NotedToo)
         patch.setattr(asyncio, "new_event_loop", uvloop.new_event_loop)
         starting = running(models, triton, *overrides)
         sidecar = starting.__enter__()
     try:
-        (parts,) = made
+        preparers, pipelines = made
+        parts = preparers | pipelines
         names = ("arena", "gate", "workers", "catalogue", "upstream")
         yield Inside(sidecar, **{name: parts[name] for name in names})
     finally:

@@ -36,7 +36,9 @@ def first_job_ms(it: Inside, client: Client, number: int) -> float:
 
 def test_the_first_picture_of_a_new_worker_costs_as_little_as_any() -> None:
     """By CPU time, and the median of several, so that a busy machine does not matter."""
-    with inside({"clip": CLIP}, None, "workers=1", "threads.image=1", "log.level=error") as it:
+    with inside(
+        {"clip": CLIP}, None, "workers=1", "threads.image=1", "threads.express=0", "log.level=error"
+    ) as it:
         with Client(it.address) as client:
             firsts = [first_job_ms(it, client, number) for number in range(5)]
     assert statistics.median(firsts) < FIRST_MS

@@ -11,14 +11,15 @@ from sidecar.workers.plan import ThreadPlan, ThreadsConfig, plan_threads
 @pytest.mark.parametrize(
     ("config", "processes", "cores", "plan"),
     [
-        (ThreadsConfig(), None, 1, ThreadPlan(1, 1, 1, 1)),
-        (ThreadsConfig(), None, 2, ThreadPlan(2, 2, 1, 1)),
-        (ThreadsConfig(), None, 4, ThreadPlan(4, 4, 2, 1)),
-        (ThreadsConfig(), None, 8, ThreadPlan(4, 8, 4, 1)),
-        (ThreadsConfig(), None, 64, ThreadPlan(16, 64, 32, 1)),
-        (ThreadsConfig(image=1), None, 8, ThreadPlan(1, 1, 4, 1)),
-        (ThreadsConfig(image=3, audio=2, probe=4), 5, 8, ThreadPlan(5, 3, 2, 4)),
-        (ThreadsConfig(), 0, 2, ThreadPlan(0, 2, 1, 1)),
+        (ThreadsConfig(), None, 1, ThreadPlan(1, 1, 1, 1, 1)),
+        (ThreadsConfig(), None, 2, ThreadPlan(2, 2, 1, 1, 1)),
+        (ThreadsConfig(), None, 4, ThreadPlan(4, 4, 2, 1, 1)),
+        (ThreadsConfig(), None, 8, ThreadPlan(4, 8, 4, 1, 1)),
+        (ThreadsConfig(), None, 64, ThreadPlan(16, 64, 32, 1, 6)),
+        (ThreadsConfig(image=1), None, 8, ThreadPlan(1, 1, 4, 1, 1)),
+        (ThreadsConfig(image=3, audio=2, probe=4, express=3), 5, 8, ThreadPlan(5, 3, 2, 4, 3)),
+        (ThreadsConfig(express=0), None, 2, ThreadPlan(2, 2, 1, 1, 0)),
+        (ThreadsConfig(), 0, 2, ThreadPlan(0, 2, 1, 1, 1)),
     ],
 )
 def test_the_plan_follows_the_cores_and_the_settings_win(

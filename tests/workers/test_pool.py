@@ -27,9 +27,12 @@ from sidecar.media import (
     Shaped,
     Source,
     TensorSpec,
+    Workload,
 )
 from sidecar.observe.timings import Stage
-from sidecar.stages.admit.gate import Gate, GateConfig, Ticket
+from sidecar.stages.admit.gate import Gate, Slots, Ticket
+from sidecar.stages.admit.lanes import Lanes, LanesConfig
+from sidecar.stages.admit.turns import Asker
 from sidecar.stages.probe import probe
 from sidecar.workers.memory import memory_limit
 from sidecar.workers.plan import ThreadPlan
@@ -61,6 +64,9 @@ class Held:
     def accepts(self, output: str, data_type: DataType) -> bool:
         return (output, data_type) == ("pixels", DataType.UINT8)
 
+    def workload(self, _info: MediaInfo, _data_types: Mapping[str, DataType]) -> Workload:
+        return Workload()
+
     def output_bytes(self, info: MediaInfo, data_types: Mapping[str, DataType]) -> Mapping[str, int]:
         return dict.fromkeys(data_types, info.encoded_bytes)
 
@@ -79,18 +85,22 @@ def free() -> Held:
 
 @pytest.fixture
 async def workers() -> AsyncIterator[ThreadWorkers]:
-    pool = ThreadWorkers(ThreadPlan(processes=0, image_threads=1, audio_threads=1, probe_threads=1))
+    pool = ThreadWorkers(ThreadPlan(0, image_threads=1, audio_threads=1, probe_threads=1, express_threads=1))
     yield pool
     await pool.close()
 
 
 @pytest.fixture
 def gate(workers: ThreadWorkers) -> Gate:
-    return Gate(workers.slots, GateConfig())
+    return opened(workers.slots)
 
 
-async def ticket(gate: Gate) -> Ticket:
-    return await gate.enter(Modality.IMAGE, 1).ticket(Cost(1.0, 1), FOREVER)
+def opened(slots: Slots) -> Gate:
+    return Gate(Lanes(LanesConfig(), slots.together), slots, memory_bytes=1 << 20)
+
+
+async def ticket(gate: Gate, cpu_ms: float = 20.0) -> Ticket:
+    return await gate.enter(Asker(Modality.IMAGE, "model"), [Cost(cpu_ms, 1)], [0]).ticket(0)
 
 
 def png() -> bytes:
@@ -181,7 +191,7 @@ async def test_a_job_that_has_not_begun_is_dropped_with_its_caller(
     first, second = Held(), Held()
     running = asyncio.create_task(workers.run(job(first), await ticket(gate), ()))
     await asyncio.to_thread(first.begun.wait, 30)
-    spare = Gate({Modality.IMAGE: 1}, GateConfig())
+    spare = opened(Slots({Modality.IMAGE: 1}, 1))
     queued = asyncio.create_task(workers.run(job(second), await ticket(spare), ()))
     await asyncio.sleep(0)
     queued.cancel()
@@ -191,6 +201,19 @@ async def test_a_job_that_has_not_begun_is_dropped_with_its_caller(
     await running
     await idle(gate)
     assert not second.begun.is_set()
+
+
+async def test_a_small_job_has_a_thread_of_its_own(workers: ThreadWorkers, gate: Gate) -> None:
+    long = Held()
+    running = asyncio.create_task(workers.run(job(long), await ticket(gate), ()))
+    await asyncio.to_thread(long.begun.wait, 30)
+    small = await ticket(gate, cpu_ms=1.0)
+    assert small.express
+    assert (await workers.run(job(free()), small, ())).problem is None
+    assert not running.done()
+    long.let_go.set()
+    await running
+    await idle(gate)
 
 
 async def test_a_job_whose_deadline_has_passed_is_not_begun(workers: ThreadWorkers, gate: Gate) -> None:
@@ -205,7 +228,8 @@ async def test_outputs_are_written_where_the_job_says_and_held_until_then(
     workers: ThreadWorkers, gate: Gate
 ) -> None:
     with closing(Arena.open(ArenaConfig(bytes=16 << 20), memory_limit())) as arena:
-        (lease,) = await arena.take([60], FOREVER)
+        lease = arena.try_take(60)
+        assert lease is not None
         placed = replace(job(free()), outlets={"pixels": Outlet(lease.offset, lease.view)})
         done = await workers.run(placed, await ticket(gate), [lease])
         assert done.tensors[0].at == lease.offset

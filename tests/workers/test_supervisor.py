@@ -18,14 +18,18 @@ import pytest
 from PIL import Image
 
 from sidecar.arena.arena import Arena, ArenaConfig
+from sidecar.arena.lease import Lease
 from sidecar.deadline import Deadline
 from sidecar.errors import CorruptMedia, DeadlineExceeded, SettingsError
 from sidecar.media import Cost, DataType, DecodeTarget, Modality, Source
 from sidecar.observe.timings import Stage
-from sidecar.stages.admit.gate import Gate, GateConfig
+from sidecar.stages.admit.gate import Gate, Ticket
+from sidecar.stages.admit.lanes import Lanes, LanesConfig
+from sidecar.stages.admit.turns import Asker
 from sidecar.stages.probe import probe
 from sidecar.workers.memory import memory_limit
 from sidecar.workers.plan import ThreadPlan
+from sidecar.workers.pool import NICENESS
 from sidecar.workers.supervisor import ProcessWorkers, WorkersConfig
 from sidecar.workers.worker import Done, Job, Outlet, work
 from testbed import faulty
@@ -34,6 +38,8 @@ from testbed.faulty import Faulty
 FOREVER = Deadline(None)
 MIB = 1 << 20
 QUIET = {"level": "error", "format": "text"}
+# A job that is small enough for a worker of its own, and one that is not; what they really take does not matter.
+SMALL_MS, DEAR_MS = 1.0, 20.0
 
 
 class Crew:
@@ -43,14 +49,31 @@ class Crew:
         self.arena = arena
         self.workers = workers
         self.recipe = recipe
-        self.gate = Gate(workers.slots, GateConfig(max_queued=10_000))
+        # Whoever comes is let in: here it is not the gate that is tried.
+        turns = Lanes(LanesConfig(max_queued=10_000, patience_s=600), workers.slots.together)
+        self.gate = Gate(turns, workers.slots, memory_bytes=MIB)
 
-    async def send(self, how: int, number: int = 0, recipe: Faulty | None = None) -> Done:
-        """A picture that makes the worker do `how`; `number` tells it from others."""
+    async def ticket(self, cpu_ms: float = DEAR_MS) -> Ticket:
+        places = self.gate.enter(Asker(Modality.IMAGE, "model"), [Cost(cpu_ms, 36)], [0])
+        try:
+            return await places.ticket(0)
+        finally:
+            places.leave()
+
+    def taken(self, *sizes: int) -> tuple[Lease, ...]:
+        """Slots of the arena, of which there are enough."""
+        leases = self.arena.try_take_all(sizes)
+        assert leases is not None
+        return leases
+
+    async def send(
+        self, how: int, number: int = 0, recipe: Faulty | None = None, cpu_ms: float = DEAR_MS
+    ) -> Done:
+        """A picture that makes the worker do `how`, foretold to take `cpu_ms`; `number` tells it from others."""
         source = Source(picture(how, number), label=f"picture {number}")
         self.workers.check(source)
         info = probe(source)
-        out, inlet = await self.arena.take([3 * 12, len(source.data)], FOREVER)
+        out, inlet = self.taken(3 * 12, len(source.data))
         try:
             inlet.view[:] = source.data
             job = Job(
@@ -63,8 +86,7 @@ class Crew:
                 inlet.offset,
                 {"pixels": Outlet(out.offset, out.view)},
             )
-            ticket = await self.gate.enter(Modality.IMAGE, 1).ticket(Cost(1.0, 36), FOREVER)
-            done = await self.workers.run(job, ticket, [out, inlet])
+            done = await self.workers.run(job, await self.ticket(cpu_ms), [out, inlet])
             if done.tensors:
                 assert bytes(done.tensors[0].data) == work(replace(job, outlets=None)).tensors[0].data
             return done
@@ -97,10 +119,10 @@ def picture(how: int, number: int = 0) -> bytes:
 
 @asynccontextmanager
 async def crew(
-    processes: int = 2, threads: int = 2, recipe: Faulty | None = None, **config: Any
+    processes: int = 2, threads: int = 2, recipe: Faulty | None = None, express: int = 0, **config: Any
 ) -> AsyncIterator[Crew]:
     arena = Arena.open(ArenaConfig(bytes=16 * MIB), memory_limit())
-    plan = ThreadPlan(processes, threads, 1, 1)
+    plan = ThreadPlan(processes, threads, 1, 1, express)
     nursery = {"arena": arena.name, "arena_bytes": arena.size, "log": QUIET}
     workers = ProcessWorkers(plan, WorkersConfig(**config), nursery)
     try:
@@ -134,7 +156,7 @@ async def test_bad_media_costs_its_job_only_and_no_worker() -> None:
         Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), np.uint8)).save(file, "PNG")
         source = Source(file.getvalue()[:-400])
         info = probe(source)
-        (inlet,) = await it.arena.take([len(source.data)], FOREVER)
+        (inlet,) = it.taken(len(source.data))
         inlet.view[:] = source.data
         job = Job(
             replace(source, data=inlet.view),
@@ -146,8 +168,7 @@ async def test_bad_media_costs_its_job_only_and_no_worker() -> None:
             inlet.offset,
             {},
         )
-        ticket = await it.gate.enter(Modality.IMAGE, 1).ticket(Cost(1.0, 36), FOREVER)
-        done = await it.workers.run(job, ticket, [inlet])
+        done = await it.workers.run(job, await it.ticket(), [inlet])
         inlet.release()
         assert isinstance(done.problem, CorruptMedia)
         assert it.workers.crew().pids == pids
@@ -156,13 +177,12 @@ async def test_bad_media_costs_its_job_only_and_no_worker() -> None:
 
 async def test_a_job_whose_deadline_has_passed_is_not_begun() -> None:
     async with crew() as it:
-        (inlet,) = await it.arena.take([100], FOREVER)
+        (inlet,) = it.taken(100)
         info = probe(Source(picture(faulty.GOOD)))
         job = Job(
             Source(inlet.view), info, it.recipe, DecodeTarget(), {}, Deadline.after(0), inlet.offset, {}
         )
-        ticket = await it.gate.enter(Modality.IMAGE, 1).ticket(Cost(1.0, 36), FOREVER)
-        done = await it.workers.run(job, ticket, [inlet])
+        done = await it.workers.run(job, await it.ticket(), [inlet])
         inlet.release()
         assert isinstance(done.problem, DeadlineExceeded)
         await it.settled(2)
@@ -350,6 +370,45 @@ async def test_closing_waits_for_what_runs_and_ends_every_process(tmp_path: Path
         assert (await running).problem is None
         await closing
         await until(lambda: not any(map(alive, pids)))
+
+
+async def test_a_small_job_does_not_wait_behind_long_ones(tmp_path: Path) -> None:
+    async with crew(processes=1, threads=1, recipe=Faulty(str(tmp_path / "go")), express=1) as it:
+        running = [asyncio.create_task(it.send(faulty.WAITS, number)) for number in range(2)]
+        await in_hand(it, 2)
+        small = await asyncio.gather(*(it.send(faulty.GOOD, number, cpu_ms=SMALL_MS) for number in range(9)))
+        assert [done.problem for done in small] == [None] * 9
+        assert not any(task.done() for task in running)
+        (tmp_path / "go").touch()
+        assert [done.problem for done in await asyncio.gather(*running)] == [None] * 2
+        await it.settled(2)
+
+
+async def test_workers_give_way_to_those_for_small_items_and_to_the_front() -> None:
+    async with crew(processes=2, threads=2, express=1) as it:
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        found = sorted(os.getpriority(os.PRIO_PROCESS, pid) for pid in it.workers.crew().pids)
+        assert found == [own, own + NICENESS, own + NICENESS]
+        await it.settled(3)
+
+
+async def test_small_jobs_go_to_the_other_workers_while_theirs_is_replaced() -> None:
+    async with crew(processes=1, threads=1, express=1) as it:
+        for number in range(20):
+            if number % 5 == 0:
+                it.kill(1)  # forked last, so most often the one for small items
+            assert (await it.send(faulty.GOOD, number, cpu_ms=SMALL_MS)).problem is None
+        assert it.workers.crew().poisoned_total == 0
+        await it.settled(2)
+
+
+async def test_a_deadly_small_job_ends_no_more_than_two_workers_and_is_refused() -> None:
+    async with crew(processes=1, threads=1, express=1) as it:
+        assert isinstance((await it.send(faulty.SEGFAULT, 1, cpu_ms=SMALL_MS)).problem, CorruptMedia)
+        assert (await it.send(faulty.GOOD, 2, cpu_ms=SMALL_MS)).problem is None
+        assert (await it.send(faulty.GOOD, 3)).problem is None
+        assert it.workers.crew().deaths_total == 2
+        await it.settled(2)
 
 
 async def test_workers_that_do_not_become_warm_in_time_are_a_settings_error() -> None:

@@ -113,6 +113,10 @@ class GemmaRecipe(sound.SoundRecipe):
             return self.fixed
         return -(-self._heard(min(samples, _LONGEST)) // 4)
 
+    @property
+    def model_rate(self) -> int:
+        return self.mel.rate
+
     def decode_target(self, _info: MediaInfo) -> DecodeTarget:
         return sound.decode_target(self.resampler, self.mel.rate, _LONGEST / self.mel.rate)
 

@@ -74,6 +74,10 @@ class ParakeetRecipe(sound.SoundRecipe):
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self._specs((-1, self.mel.bands))
 
+    @property
+    def model_rate(self) -> int:
+        return self.mel.rate
+
     def decode_target(self, _info: MediaInfo) -> DecodeTarget:
         return sound.decode_target(self.resampler, self.mel.rate)
 

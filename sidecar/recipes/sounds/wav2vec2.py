@@ -56,6 +56,10 @@ class WaveRecipe(sound.SoundRecipe):
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self._specs((-1,))
 
+    @property
+    def model_rate(self) -> int:
+        return self.rate
+
     def decode_target(self, _info: MediaInfo) -> DecodeTarget:
         return sound.decode_target(self.resampler, self.rate)
 

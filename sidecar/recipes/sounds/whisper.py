@@ -141,6 +141,10 @@ class WhisperRecipe(sound.SoundRecipe):
         frames = self._heard(samples)
         return self.use.tokens(frames, self.n_window) if frames else 0
 
+    @property
+    def model_rate(self) -> int:
+        return self.mel.rate
+
     def decode_target(self, _info: MediaInfo) -> DecodeTarget:
         heard = self.length / self.mel.rate if self.use.extent is _Extent.WINDOW else None
         return sound.decode_target(self.resampler, self.mel.rate, heard)

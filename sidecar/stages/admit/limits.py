@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt
 
 from sidecar.errors import MediaTooLarge
 from sidecar.media import AudioInfo, DecodeTarget, ImageInfo, MediaInfo, Source
-from sidecar.stages.admit.cost import predict, sound_bytes_per_second
+from sidecar.stages.admit.cost import decoded_bytes, sound_bytes_per_second
 
 # A limit's key, the value found, the value allowed, and what they count.
 _Claim = tuple[str, float, float, str]
@@ -85,13 +85,13 @@ class Limits:
                 yield "audio_seconds", info.duration_s or 0.0, self.audio_seconds, "seconds"
                 if info.duration_s is None:
                     return
-        yield "decoded_bytes", predict(info, target).decoded_bytes, self.decoded_bytes, "bytes once decoded"
+        yield "decoded_bytes", decoded_bytes(info, target), self.decoded_bytes, "bytes once decoded"
 
     def max_decoded_bytes(self, info: MediaInfo, target: DecodeTarget = _WHOLE) -> int:
         """The most that decoding to `target` may leave, for headers that understate or are silent. Bytes."""
         match info:
             case ImageInfo():
-                most = predict(info, target).decoded_bytes
+                most = decoded_bytes(info, target)
             case AudioInfo():
                 most = int(sound_bytes_per_second(info, target) * self.audio_seconds)
         return min(most, self.decoded_bytes)

@@ -4,8 +4,8 @@ The protocol keeps some names for itself. A caller who could set them would stee
 machinery (its scheduler, its shared memory, its stream ends) past the sidecar, or would only find
 out from the server's refusal, so they are refused here, before anything is sent.
 
-Reserved by the KServe v2 extensions (sequence, priority, timeout, shared memory, binary data,
-classification) and by Triton's own prefix.
+Reserved by the KServe v2 extensions (sequence, timeout, shared memory, binary data, classification) and by
+Triton's own prefix. `priority` goes through: it orders the work here as it does there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ RESERVED = frozenset(
         "binary_data_size",
         "classification",
         "headers",
-        "priority",
         "sequence_end",
         "sequence_id",
         "sequence_start",

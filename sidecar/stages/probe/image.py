@@ -36,7 +36,15 @@ def _probe_by_pillow(source: Source, name: str) -> ImageInfo:
     if found.plain is not None:
         # Opening by Pillow would say the same, for three times the time of the walk.
         width, height, mode = found.plain
-        return ImageInfo(name, len(source.data), width, height, mode)
+        return ImageInfo(
+            name,
+            len(source.data),
+            width,
+            height,
+            mode,
+            progressive=found.progressive,
+            subsampling=found.subsampling,
+        )
     with pillow.opened(found.head or source.data, name, source.label) as image:
         orientation = pillow.orientation(image)
         width, height = image.size
@@ -51,6 +59,8 @@ def _probe_by_pillow(source: Source, name: str) -> ImageInfo:
             mode=image.mode,
             orientation=orientation,
             frames=found.frames or int(getattr(image, "n_frames", 1)),
+            progressive=found.progressive,
+            subsampling=found.subsampling,
         )
 
 

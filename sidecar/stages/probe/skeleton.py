@@ -35,11 +35,14 @@ _COMPRESSED_TEXTS = 32  # of a PNG; each may cost a millisecond to unpack
 class Skeleton:
     """`frames` as far as they were counted, None to ask the library; `head` to open in place of the file;
     `plain` the width, height and Pillow's mode of a picture of which the walk has found all that there is.
+    `progressive` and `subsampling` as in ImageInfo.
     """
 
     frames: int | None = None
     head: bytes | None = None
     plain: tuple[int, int, str] | None = None
+    progressive: bool = False
+    subsampling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,11 @@ def walk_jpeg(data: Encoded, label: str) -> Skeleton:
         if data[at + 1] == 0xDA:  # noqa: PLR2004 - start of scan
             if data[at + 4] != in_one:
                 _require_few_scans(data, at, label)
-            return Skeleton(plain=_plain_facts(data, frame) if plain and frame else None)
+            return Skeleton(
+                plain=_plain_facts(data, frame) if plain and frame else None,
+                progressive=frame is not None and data[frame + 1] == _PROGRESSIVE,
+                subsampling="" if frame is None else _subsampling(data, frame),
+            )
         if data[at + 1] in _SEQUENTIAL:
             in_one = int.from_bytes(data[at + 9 : at + 10], "big")
         if data[at + 1] in _FRAMES:
@@ -98,6 +105,15 @@ def _plain_facts(data: Encoded, frame: int) -> tuple[int, int, str] | None:
     precision, height, width, components = struct.unpack(">BHHB", data[frame + 4 : frame + 10])
     mode = _MODES.get(components)
     return (width, height, mode) if mode and precision == 8 and width and height else None  # noqa: PLR2004 - bits
+
+
+def _subsampling(data: Encoded, frame: int) -> str:
+    """How much coarser the two colours are than the light, from the frame's header at `frame`, in the usual words."""
+    components = bytes(data[frame + 10 : frame + 19])
+    if data[frame + 9 : frame + 10] != b"\3" or len(components) < 9:  # noqa: PLR2004 - three of three bytes
+        return ""
+    light, blue, red = ((factors >> 4, factors & 15) for factors in components[1::3])
+    return _SUBSAMPLINGS.get((*light, *blue), "") if blue == red else ""
 
 
 def _segment(data: Encoded, at: int) -> int:
@@ -135,7 +151,20 @@ _IN_SCANS = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 # both kinds, restart intervals, JFIF, comments, fill); Pillow's modes by components where nothing says otherwise.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _PLAIN = frozenset((*_FRAMES, 0xC4, 0xDB, 0xDD, 0xE0, 0xFE, 0xFF))
+_PROGRESSIVE = 0xC2
 _MODES = {1: "L", 3: "RGB"}
+# Samples of the light, then of either colour, across and down; only their ratios mean anything, and these are
+# those that encoders write.
+_SUBSAMPLINGS = {
+    (1, 1, 1, 1): "4:4:4",
+    (2, 1, 1, 1): "4:2:2",
+    (2, 2, 1, 1): "4:2:0",
+    (1, 2, 1, 1): "4:4:0",
+    (4, 1, 1, 1): "4:1:1",
+    (2, 2, 2, 2): "4:4:4",
+    (2, 2, 1, 2): "4:2:2",
+    (2, 2, 2, 1): "4:4:0",
+}
 
 # JPEG markers without a length: stuffing, TEM, restarts, start and end of image, fill.
 _BARE_MARKERS = frozenset((0x00, 0x01, *range(0xD0, 0xDA), 0xFF))
@@ -166,9 +195,11 @@ def walk_png(data: Encoded, label: str) -> Skeleton:
             f"{label} has {texts} compressed texts and at most {_COMPRESSED_TEXTS} are read: "
             "save it again without its metadata"
         )
-    return Skeleton(head=b"".join((data[:pixels], *late, data[pixels : pixels + 64])) if late else None)
+    head = b"".join((data[:pixels], *late, data[pixels : pixels + 64])) if late else None
+    return Skeleton(head=head, progressive=bytes(data[_INTERLACE : _INTERLACE + 1]) == b"\1")
 
 
+_INTERLACE = 28  # where a PNG's header ends, and says whether it is interlaced
 _PNG_METADATA = frozenset((b"eXIf", b"iTXt", b"zTXt", b"tEXt"))
 
 
@@ -178,10 +209,12 @@ def _chunk(data: Encoded, at: int) -> tuple[int, bytes]:
 
 def walk_gif(data: Encoded, label: str) -> Skeleton:
     """Counts the frames, block by block; of a file that goes on past STEPS blocks, those seen so far."""
-    at, frames = 13 + _palette(data, 10), 0
+    at, frames, interlaced = 13 + _palette(data, 10), 0, False
     for _ in range(STEPS):
         kind = bytes(data[at : at + 1])
         if kind == b",":
+            if not frames:
+                interlaced = bool(int.from_bytes(data[at + 9 : at + 10], "big") & _INTERLACED)
             frames += 1
             at += 11 + _palette(data, at + 9)
         elif kind == b"!":
@@ -199,7 +232,10 @@ def walk_gif(data: Encoded, label: str) -> Skeleton:
     else:
         if not frames:
             raise _too_many(label, "extensions")
-    return Skeleton(frames=max(1, frames))
+    return Skeleton(frames=max(1, frames), progressive=interlaced)
+
+
+_INTERLACED = 0x40  # a flag of a GIF's frame
 
 
 def _skip_blocks(data: Encoded, at: int) -> tuple[int, bool]:

@@ -37,6 +37,9 @@ from sidecar.stages.transform.turn import together, turn_of
 
 # PIL's numbers for its filters, which the models' files use.
 FILTERS: Final = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+TAPS: Final = {0: 0, 1: 6, 2: 2, 3: 4, 4: 1, 5: 2}
+"""How many samples a filter spans, by the same numbers, where a side keeps its length; each time it becomes smaller,
+by as much more. Nearest adds none up."""
 _NEAREST: Final = 0
 # torchvision has no box or hamming for tensors, and its nearest is another than PIL's.
 _FILTERS_OF_TORCHVISION: Final = frozenset({1, 2, 3})

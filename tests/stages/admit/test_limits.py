@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.errors import MediaTooLarge
 from sidecar.media import AudioInfo, DecodeTarget, ImageInfo, MediaInfo, Source
-from sidecar.stages.admit.cost import predict
+from sidecar.stages.admit.cost import decoded_bytes
 from sidecar.stages.admit.limits import Limits
 
 LIMITS = Limits(
@@ -76,7 +76,7 @@ def test_a_sound_of_unknown_length_is_let_in_and_bounded_while_decoding() -> Non
     """Its bytes could last for hours as speech, and seldom do."""
     stream = AudioInfo("webm", 4_000_000, "opus", 48_000, 2, None)
     Limits().check(SOURCE, stream)
-    assert predict(stream).decoded_bytes > Limits().max_decoded_bytes(stream)
+    assert decoded_bytes(stream, DecodeTarget()) > Limits().max_decoded_bytes(stream)
 
 
 def test_only_what_a_recipe_wants_decoded_counts() -> None:
@@ -84,34 +84,12 @@ def test_only_what_a_recipe_wants_decoded_counts() -> None:
     with pytest.raises(MediaTooLarge, match=r"`limits\.decoded_bytes`"):
         Limits().check(SOURCE, hour)
     Limits().check(SOURCE, hour, heard)
-    assert predict(hour, heard) == predict(replace(hour, duration_s=31.0))
-    assert predict(sound(seconds=1), heard) == predict(sound(seconds=1))
+    assert decoded_bytes(hour, heard) == decoded_bytes(replace(hour, duration_s=31.0), DecodeTarget())
+    assert decoded_bytes(sound(seconds=1), heard) == decoded_bytes(sound(seconds=1), DecodeTarget())
     resampled = DecodeTarget(rate=16_000)
-    assert predict(hour, resampled).decoded_bytes == 4 * 16_000 * 3600
+    assert decoded_bytes(hour, resampled) == 4 * 16_000 * 3600
     assert Limits().max_decoded_bytes(sound(rate=8_000), resampled) == 4 * 16_000 * 3600
 
 
 def test_an_item_larger_than_a_message_fits_into_an_upload() -> None:
     assert 64 * 1024 * 1024 < Limits().media_bytes <= Limits().upload_bytes
-
-
-def test_cost_grows_with_pixels_and_seconds() -> None:
-    assert predict(picture(200, 200)).cpu_ms < predict(picture(400, 400)).cpu_ms
-    assert predict(sound(seconds=1)).cpu_ms < predict(sound(seconds=10)).cpu_ms
-    assert predict(picture(200, 100)).decoded_bytes == 60_000
-
-
-def test_a_jpeg_that_may_come_smaller_costs_less_time_and_the_same_memory() -> None:
-    large, least = replace(picture(500, 301), format="jpeg"), (151, 250)
-    whole, smaller = predict(large), predict(large, DecodeTarget(least_size=least))
-    assert smaller.cpu_ms < whole.cpu_ms
-    assert smaller.decoded_bytes == whole.decoded_bytes
-    assert whole == predict(large, DecodeTarget(least_size=(152, 250)))
-    assert whole == predict(replace(large, orientation=6), DecodeTarget(least_size=least))
-    png = replace(large, format="png")
-    assert predict(png) == predict(png, DecodeTarget(least_size=least))
-
-
-def test_a_header_without_a_length_is_costed_by_its_bytes() -> None:
-    long = AudioInfo("mp3", 2_000_000, "mp3", 44_100, 2, None)
-    assert predict(long).cpu_ms > predict(sound(seconds=100)).cpu_ms

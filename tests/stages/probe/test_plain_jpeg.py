@@ -81,3 +81,39 @@ def test_a_damaged_header_has_pillow_s_facts_wherever_pillow_takes_it(kind: str)
             compared += 1
             assert (*found, 1, 1) == said, data[:700].hex()
     assert compared > 500
+
+
+@pytest.mark.parametrize("exif", [b"", Image.Exif().tobytes()])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_walk_tells_how_colours_are_sampled_and_whether_passes_follow(
+    progressive: bool, subsampling: str, exif: bytes
+) -> None:
+    data = jpeg(progressive=progressive, subsampling=subsampling, exif=exif)
+    found = skeleton.walk_jpeg(data, "it")
+    assert (found.progressive, found.subsampling) == (progressive, subsampling)
+
+
+@pytest.mark.parametrize(
+    ("factors", "expected"),
+    [
+        ((0x41, 0x11, 0x11), "4:1:1"),
+        ((0x12, 0x11, 0x11), "4:4:0"),
+        ((0x22, 0x22, 0x22), "4:4:4"),
+        ((0x22, 0x12, 0x12), "4:2:2"),
+        ((0x22, 0x21, 0x11), ""),
+        ((0x33, 0x11, 0x11), ""),
+        ((0x00, 0x00, 0x00), ""),
+    ],
+)
+def test_sampling_that_no_encoder_writes_is_not_named(factors: tuple[int, ...], expected: str) -> None:
+    data = bytearray(jpeg())
+    frame = data.index(b"\xff\xc0")
+    for place, factor in enumerate(factors):
+        data[frame + 11 + 3 * place] = factor
+    assert skeleton.walk_jpeg(bytes(data), "it").subsampling == expected
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_jpeg_without_two_colours_has_no_sampling_of_them(mode: str) -> None:
+    assert skeleton.walk_jpeg(jpeg(mode), "it").subsampling == ""

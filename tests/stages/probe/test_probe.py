@@ -29,6 +29,8 @@ def test_the_facts_of_a_picture_are_those_of_its_header(name: str, expected: cor
         mode=expected.mode,
         orientation=expected.orientation,
         frames=expected.frames,
+        progressive=expected.progressive,
+        subsampling=expected.subsampling,
     )
 
 

@@ -1,0 +1,148 @@
+"""What the parts tell of themselves, as readings for the metrics: names, words and labels, and nothing else.
+
+Read on the scraper's thread; what a part tells is a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sidecar.arena.arena import Arena
+from sidecar.observe.metrics import Reading
+from sidecar.reuse.replays import Replays
+from sidecar.reuse.shared import Shared
+from sidecar.stages.admit.cost import CostModel
+from sidecar.stages.admit.credits import Credits
+from sidecar.stages.admit.gate import Gate
+from sidecar.stages.admit.lanes import Lanes
+from sidecar.stages.deliver.triton import TritonUpstream
+from sidecar.workers.pool import Workers
+
+
+def work_readings(gate: Gate, workers: Workers, arena: Arena) -> Iterator[Reading]:
+    """What gate, workers and arena tell of themselves."""
+    yield from _gate_readings(gate, workers)
+    crew, slots = workers.crew(), arena.statistics()
+    for name, help_text, value, counts in (
+        ("sidecar_workers_processes", "Worker processes alive.", crew.processes, False),
+        ("sidecar_workers_deaths", "Worker processes that ended.", crew.deaths_total, True),
+        ("sidecar_workers_hangs", "Jobs that overran their lease.", crew.hangs_total, True),
+        ("sidecar_workers_reruns", "Jobs run again after a death.", crew.reruns_total, True),
+        ("sidecar_workers_poisoned", "Jobs refused after two deaths.", crew.poisoned_total, True),
+        ("sidecar_workers_quarantined", "Contents refused at the door now.", crew.quarantined, False),
+        ("sidecar_arena_bytes", "Shared memory for slots.", slots.size, False),
+        ("sidecar_arena_leased_bytes", "Of it, leased.", slots.leased_bytes, False),
+        ("sidecar_arena_expired_leases", "Leases held longer than allowed.", slots.expired_total, True),
+    ):
+        yield Reading(name, help_text, {}, value, counts)
+
+
+def reuse_readings(shared: Shared, replays: Replays) -> Iterator[Reading]:
+    """What was not done twice."""
+    cache, flights, replies = shared.cache.statistics(), shared.flights.statistics(), replays.statistics()
+    for name, help_text, value, counts in (
+        ("sidecar_cache_entries", "Results kept.", cache.entries, False),
+        ("sidecar_cache_bytes", "Bytes of the arena that they take.", cache.kept_bytes, False),
+        ("sidecar_cache_hits", "Items given a kept result.", cache.hits_total, True),
+        ("sidecar_cache_misses", "Items of which none was kept.", cache.misses_total, True),
+        ("sidecar_cache_evicted", "Results dropped for others.", cache.evicted_total, True),
+        ("sidecar_cache_yielded", "Results dropped for work in hand.", cache.yielded_total, True),
+        (
+            "sidecar_cache_saved_cpu_seconds",
+            "CPU time that hits have saved.",
+            cache.saved_cpu_ms_total / 1e3,
+            True,
+        ),
+        ("sidecar_flights_following", "Items that wait for another call's work.", flights.following, False),
+        ("sidecar_flights_shared", "Items given another call's work.", flights.shared_total, True),
+        ("sidecar_replays_entries", "Replies stored for retries.", replies.entries, False),
+        ("sidecar_replays_replayed", "Calls given a stored reply.", replies.replayed_total, True),
+    ):
+        yield Reading(name, help_text, {}, value, counts)
+
+
+def cost_readings(costs: CostModel) -> Iterator[Reading]:
+    """What predictions are multiplied by."""
+    now = costs.statistics()
+    yield Reading("sidecar_cost_machine_factor", "Cost here, by the table's machine.", {}, now.machine, False)
+
+
+def handover_readings(upstream: TritonUpstream) -> Iterator[Reading]:
+    """How tensors went to the model server."""
+    now = upstream.handover()
+    for name, help_text, value, counts in (
+        (
+            "sidecar_handover_shared_memory",
+            "1 while tensors go by shared memory, 0 while as bytes.",
+            now.path == "shared_memory",
+            False,
+        ),
+        (
+            "sidecar_handover_shared_bytes",
+            "Bytes of inputs told by their place.",
+            now.shared_bytes_total,
+            True,
+        ),
+        (
+            "sidecar_handover_copied_bytes",
+            "Bytes of inputs copied into messages.",
+            now.copied_bytes_total,
+            True,
+        ),
+        ("sidecar_handover_registrations", "Times the arena was registered.", now.registrations_total, True),
+        (
+            "sidecar_handover_detached_calls",
+            "Calls that run on at the model server without their callers.",
+            now.detached,
+            False,
+        ),
+        ("sidecar_handover_limbo_slots", "Slots whose end is not known yet.", now.limbo, False),
+    ):
+        yield Reading(name, help_text, {}, value, counts)
+
+
+def _gate_readings(gate: Gate, workers: Workers) -> Iterator[Reading]:
+    """A reading a modality."""
+    lanes, pools = gate.statistics(), workers.statistics()
+    for modality, lane in lanes.items():
+        pool = pools[modality]
+        for name, help_text, value, counts in (
+            ("sidecar_gate_queued_items", "Items let in that wait for a worker.", lane.queued, False),
+            ("sidecar_gate_running_items", "Items that a worker has.", lane.running, False),
+            ("sidecar_gate_admitted_items", "Items that were given a worker.", lane.admitted_total, True),
+            ("sidecar_gate_dropped_items", "Items dropped at their turn.", lane.dropped_total, True),
+            (
+                "sidecar_gate_refused_calls",
+                "Calls refused because there was too much to do.",
+                lane.refused_total,
+                True,
+            ),
+            ("sidecar_workers_finished_jobs", "Jobs that ended.", pool.finished_total, True),
+            ("sidecar_workers_abandoned_jobs", "Jobs whose caller had gone.", pool.abandoned_total, True),
+        ):
+            yield Reading(name, help_text, {"modality": modality.value}, value, counts)
+
+
+def lane_readings(lanes: Lanes) -> Iterator[Reading]:
+    """A reading a modality and cost class, and the rate."""
+    yield Reading(
+        "sidecar_gate_rate", "Cores' worth of work done, when there is enough.", {}, lanes.rate, False
+    )
+    for (modality, cost_class), lane in lanes.statistics().items():
+        labels = {"modality": modality.value, "cost_class": str(cost_class)}
+        for name, help_text, value, counts in (
+            ("sidecar_lane_queued_items", "Items of a cost class that wait.", lane.queued, False),
+            ("sidecar_lane_queued_cpu_seconds", "CPU time that they will take.", lane.queued_ms / 1e3, False),
+            ("sidecar_lane_begun_items", "Items of it whose turn came.", lane.begun_total, True),
+        ):
+            yield Reading(name, help_text, labels, value, counts)
+
+
+def credit_readings(credit: Credits) -> Iterator[Reading]:
+    """A reading a model."""
+    for model, now in credit.statistics().items():
+        labels = {"model": model}
+        yield Reading(
+            "sidecar_upstream_items", "Items handed over and not answered.", labels, now.handed, False
+        )
+        yield Reading("sidecar_upstream_depth", "How many may be.", labels, now.depth, False)
