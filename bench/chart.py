@@ -1,4 +1,4 @@
-"""A bar chart as an SVG of its own: groups of horizontal bars, with their values. Knows nothing of benchmarks.
+"""Charts as SVGs of their own: groups of horizontal bars with their values, and lines. Knows nothing of benchmarks.
 
 Colours are readable on light and on dark pages, and told apart without colour by their order in the legend.
 """
@@ -11,7 +11,10 @@ from xml.sax.saxutils import escape
 
 _WIDTH, _LABELS, _VALUES = 760, 210, 60
 _BAR, _GAP, _HEAD, _FOOT = 15, 12, 64, 14
-_COLOURS = ("#2a78c8", "#d9822b", "#8a8f98", "#5a9e5a")
+_COLOURS = ("#2a78c8", "#d9822b", "#8a8f98", "#5a9e5a", "#a05ac8")
+# A panel of lines: its box, what stands left of it and below it.
+_PANEL_WIDTH, _PANEL_HEIGHT, _LEFT, _BELOW = 320, 220, 46, 40
+_DASHES = ("none", "7 3", "2 3", "7 3 2 3", "12 4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,67 @@ def bars(title: str, series: Sequence[str], groups: Sequence[Group]) -> str:
     )
 
 
-def _legend(series: Sequence[str]) -> list[str]:
-    lines, x = [], _LABELS
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Lines under one label: for each series its values in percent, one a place of the horizontal axis."""
+
+    label: str
+    values: Sequence[Sequence[float | None]]
+
+
+def curves(
+    title: str, series: Sequence[str], places: Sequence[str], across: str, panels: Sequence[Panel]
+) -> str:
+    """Panels side by side, from 0 to 100 percent; places are evenly spaced, and `across` says what they are."""
+    drawn = []
+    for number, panel in enumerate(panels):
+        drawn += _panel(panel, places, across, _LEFT + number * (_PANEL_WIDTH + _LEFT + 10))
+    height = _HEAD + 24 + _PANEL_HEIGHT + _BELOW
+    return "\n".join(
+        [
+            (
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
+                f'font-family="sans-serif" font-size="13" fill="#777">'
+            ),
+            f"<title>{escape(title)}</title>",
+            _text(title, 10, 22, weight="bold"),
+            *_legend(series, _LEFT),
+            *drawn,
+            "</svg>\n",
+        ]
+    )
+
+
+def _panel(panel: Panel, places: Sequence[str], across: str, left: float) -> list[str]:
+    top = _HEAD + 24
+    step = _PANEL_WIDTH / max(1, len(places) - 1)
+    drawn = [_text(panel.label, left, top - 8, weight="bold")]
+    for percent in (0, 50, 100):
+        y = top + _PANEL_HEIGHT * (1 - percent / 100)
+        rule = {"x1": left, "y1": y, "x2": left + _PANEL_WIDTH, "y2": y, "stroke": "#9996"}
+        drawn += [_element("line", rule), _text(f"{percent} %", left - 6, y + 4, anchor="end")]
+    for place, name in enumerate(places):
+        drawn.append(_text(name, left + place * step, top + _PANEL_HEIGHT + 18, anchor="middle"))
+    drawn.append(_text(across, left + _PANEL_WIDTH / 2, top + _PANEL_HEIGHT + 34, anchor="middle"))
+    for number, values in enumerate(panel.values):
+        points = [
+            (left + place * step, top + _PANEL_HEIGHT * (1 - min(100.0, value) / 100))
+            for place, value in enumerate(values)
+            if value is not None
+        ]
+        line = {
+            "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+            "fill": "none",
+            "stroke": _COLOURS[number % len(_COLOURS)],
+            "stroke-width": 3 if number == 0 else 2,
+            "stroke-dasharray": _DASHES[number % len(_DASHES)],
+        }
+        drawn.append(_element("polyline", line))
+    return drawn
+
+
+def _legend(series: Sequence[str], left: float = _LABELS) -> list[str]:
+    lines, x = [], left
     for place, name in enumerate(series):
         box = {"x": x, "y": 36, "width": 12, "height": 12, "rx": 2, "fill": _COLOURS[place % len(_COLOURS)]}
         lines += [_element("rect", box), _text(name, x + 17, 47)]

@@ -46,7 +46,14 @@ def sidecar(
     workers: Workers, models: Mapping[str, Mapping[str, str]], triton: str, **settings: str
 ) -> Iterator[SidecarProcess]:
     """A sidecar with these models (their keys by name) in front of the Triton at that address."""
-    given = {"triton": triton, "log.level": "warning", **workers.settings, **settings}
+    # What is measured is the work; a few pictures that come again and again would be found in the cache.
+    given = {
+        "triton": triton,
+        "log.level": "warning",
+        "cache.enabled": "false",
+        **workers.settings,
+        **settings,
+    }
     given |= {f"models.{name}.{key}": value for name, keys in models.items() for key, value in keys.items()}
     with sidecar_process(given) as running:
         yield running
