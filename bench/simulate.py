@@ -139,11 +139,11 @@ def simulate(
     deviation of the logarithm of actual over foretold cost, `attempts` how often a refused caller tries in all.
     """
     loads = [(seconds, load)] if isinstance(load, int | float) else list(load)
-    sent = run(turns_factory, loads, servers, seed, sigma, mix=mix, attempts=attempts)
+    sent = play(turns_factory, loads, servers, seed, sigma, mix=mix, attempts=attempts)
     return outcome(sent, servers, warm_s, sum(length for length, _ in loads))
 
 
-def run(
+def play(
     turns_factory: TurnsFactory,
     loads: Loads,
     servers: int = 2,

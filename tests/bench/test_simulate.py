@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.policies import POLICIES, Fifo, FixedLimit
-from bench.simulate import MIX, STUDY, Kind, Sent, ours, outcome, run, simulate
+from bench.simulate import MIX, STUDY, Kind, Sent, ours, outcome, play, simulate
 from sidecar.stages.admit.turns import Turns
 
 ONE = (Kind("only", 1.0, 10.0, 1.0),)
@@ -27,11 +27,11 @@ def test_a_seed_gives_the_same_again_and_another_does_not() -> None:
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_every_request_comes_to_an_end(name: str) -> None:
-    assert set(ends(run(POLICIES[name], [(3.0, 3.0)]))) <= {"ended", "refused", "dropped", "left"}
+    assert set(ends(play(POLICIES[name], [(3.0, 3.0)]))) <= {"ended", "refused", "dropped", "left"}
 
 
 def test_no_more_core_time_is_spent_than_there_is() -> None:
-    sent = run(fifo, [(5.0, 4.0)])
+    sent = play(fifo, [(5.0, 4.0)])
     last_s = max(each.done_s for each in sent if each.done_s is not None)
     assert sum(each.cpu_ms for each in sent if each.state == "ended") / 1e3 <= 2 * last_s
 
@@ -45,7 +45,7 @@ def test_half_a_load_is_met_by_all_but_some() -> None:
 
 def test_the_load_is_the_one_that_was_asked_for_whatever_the_error_of_the_costs() -> None:
     for sigma in (0.0, 0.5, 1.0):
-        sent = run(fifo, [(60.0, 0.5)], sigma=sigma, mix=ONE)
+        sent = play(fifo, [(60.0, 0.5)], sigma=sigma, mix=ONE)
         assert sum(each.cpu_ms for each in sent) / 1e3 / (2 * 60.0) == pytest.approx(0.5, rel=0.06)
 
 
@@ -53,20 +53,20 @@ def test_a_refused_caller_comes_back_as_often_as_it_may() -> None:
     def none(_: int) -> Turns:
         return FixedLimit(0)
 
-    sent = run(none, [(1.0, 0.5)], mix=ONE, attempts=4)
+    sent = play(none, [(1.0, 0.5)], mix=ONE, attempts=4)
     assert {(each.state, each.attempts) for each in sent} == {("refused", 4)}
 
 
 def test_a_caller_leaves_at_its_deadline_and_its_item_costs_nothing() -> None:
     hopeless = (Kind("long", 1.0, 400.0, 0.5),)
-    sent = run(fifo, [(4.0, 4.0)], mix=hopeless)
+    sent = play(fifo, [(4.0, 4.0)], mix=hopeless)
     left = [each for each in sent if each.state == "left"]
     assert left
     assert all(each.done_s is None for each in left)
 
 
 def test_stretches_are_told_apart() -> None:
-    sent = run(fifo, [(4.0, 0.3), (4.0, 4.0)])
+    sent = play(fifo, [(4.0, 0.3), (4.0, 4.0)])
     calm, storm = outcome(sent, 2, 0.0, 4.0), outcome(sent, 2, 4.0, 8.0)
     assert calm.met > 0.99
     assert storm.met < 0.7
