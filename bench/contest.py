@@ -38,6 +38,8 @@ COUNTED_S, BEFORE_S, AFTER_S = 3.0, 0.8, 0.7
 CAPACITY_S = 3.0
 # Calls in flight that keep the server busy whatever their kinds are.
 _IN_FLIGHT = 24
+# Nobody is refused for want of time while capacity is measured; who names no deadline is taken to have some seconds.
+_AMPLE_S = 60.0
 # Calls of each kind, one at a time, to know it alone.
 _ALONE = {"icon": 60, "1080p": 32, "12 MP": 16, "audio": 6}
 # The client's own: it waits as long as the server says, and stops for a while where most calls fail.
@@ -123,7 +125,7 @@ async def _saturate(on: Ground, server: Served, every: Sequence[bytes]) -> tuple
     async with callers(server.address, INFER) as asks:
 
         async def ask(number: int) -> bytes:
-            return await asks[number % len(asks)](every[number % len(every)])
+            return await asks[number % len(asks)](every[number % len(every)], _AMPLE_S)
 
         guess = await closed_loop(ask, _IN_FLIGHT, len(every))
         count = max(1, round(CAPACITY_S / guess)) * len(every)
