@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import errno
 import functools
 import itertools
 import math
@@ -241,7 +242,7 @@ def preferred() -> Iterator[bool]:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     try:
         _nice(_PREFERRED)
-    except PermissionError:
+    except OSError:
         yield False
         return
     try:
@@ -254,10 +255,14 @@ def _nice(value: int) -> None:
     """For all threads that there are, and those to come, which inherit it from whoever starts them.
 
     Where the kernel groups processes by session (sched(7), autogroups), nice values count inside a session alone,
-    and servers have sessions of their own; so the session's is set too.
+    and servers have sessions of their own; so the session's is set too. What descends from init without a session
+    of its own is in the root group, whose weight the kernel leaves alone (EINVAL): there the threads' own values count.
     """
-    with contextlib.suppress(FileNotFoundError):
+    try:
         Path("/proc/self/autogroup").write_text(str(value), encoding="ascii")
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EINVAL):
+            raise
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PROCESS, int(task.name), value)
