@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -59,6 +60,15 @@ class NurseryLink:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its end of the channel is closed, which is so before its workers are ended with it (exit(2))."""
+        if self._closed:
+            return True
+        poll = select.poll()
+        poll.register(self._channel, 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
 
     def spawn(self, number: int, niceness: int) -> socket.socket:
         """Asks for worker `number`; returns the front's end of its channel."""

@@ -2,8 +2,8 @@
 
 Every job has a lease on its worker from its predicted cost; who overruns it, and whoever runs when a worker
 dies, is a suspect. A suspect is run once more, elsewhere and alone, so that a second death names the culprit:
-that one is answered as bad media and its content is refused for a while. What ran beside a known culprit is
-run again and suspected of nothing. Callers notice none of it but time.
+that one is answered as bad media and its content is refused for a while. What ran beside a known culprit, or in a
+worker that went down with its nursery, is run again and suspected of nothing. Callers notice none of it but time.
 
 It lives on one event loop, whose thread alone may change it. It never forks, never decodes, and never gives
 a slot of the arena back while a process lives that may write there.
@@ -95,6 +95,7 @@ class _Worker:
 
     place: int
     number: int
+    nursery: NurseryLink
     channel: socket.socket
     express: bool = False
     pid: int = 0
@@ -386,10 +387,10 @@ class ProcessWorkers:
         if not worker.finished:
             self._fruitless[worker.place] += 1
         tasks = list(worker.running.values())
-        culprits = [task for task in tasks if task.overdue]
+        is_explained = worker.nursery.is_ending or any(task.overdue for task in tasks)
         for task in tasks:
             self._take_back(worker, task)
-            if task.overdue or not culprits:
+            if task.overdue or not is_explained:
                 task.strikes += 1
             self._judge(task)
         self._empty.add(worker.place)
@@ -484,7 +485,7 @@ class ProcessWorkers:
         self._numbers += 1
         express = place >= self._plan.processes
         channel = self._nursery.spawn(self._numbers, 0 if express else NICENESS)
-        worker = _Worker(place, self._numbers, channel, express)
+        worker = _Worker(place, self._numbers, self._nursery, channel, express)
         self._workers[worker.number] = worker
         self._loop.add_reader(worker.channel.fileno(), self._hear, worker)
 

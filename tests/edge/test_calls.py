@@ -367,8 +367,10 @@ class TestRefusals:
         assert "gate.max_queued" in refused.value.message
 
     async def test_many_at_once_are_served_or_refused_and_never_lost(self, tight: Running) -> None:
+        # Its decoding takes many times what bringing it here does, so that they meet.
+        large = picture(3000, 2000)
         async with AsyncClient(tight.address, retries=Retries(attempts=1)) as client:
-            calls = [client.preprocess("clip", picture(600, 600)) for _ in range(30)]
+            calls = [client.preprocess("clip", large) for _ in range(30)]
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
         refused = [each for each in outcomes if isinstance(each, inference_client.Overloaded)]
         served = [each for each in outcomes if isinstance(each, inference_client.Prepared)]

@@ -317,6 +317,24 @@ async def test_a_nursery_that_ends_is_started_again_and_no_job_is_lost() -> None
         await it.settled(2)
 
 
+async def test_a_job_is_not_suspected_of_what_ends_the_nursery_and_with_it_every_worker(
+    tmp_path: Path,
+) -> None:
+    async with crew(4, 4, recipe=Faulty(str(tmp_path / "go"))) as it:
+        for round_ in range(4):
+            (tmp_path / "go").unlink(missing_ok=True)
+            running = asyncio.create_task(it.send(faulty.WAITS, round_))
+            await in_hand(it, 1)
+            before = set(it.workers.crew().pids)
+            os.kill(parent(min(before)), signal.SIGKILL)
+            while before & set(it.workers.crew().pids):
+                await it.workers.changed()
+            (tmp_path / "go").touch()
+            assert (await running).problem is None
+            await it.settled(4)
+        assert it.workers.crew().poisoned_total == 0
+
+
 async def test_a_job_that_has_not_begun_is_dropped_with_its_caller(tmp_path: Path) -> None:
     async with crew(processes=1, threads=1, recipe=Faulty(str(tmp_path / "go"))) as it:
         running = asyncio.create_task(it.send(faulty.WAITS, 1))
