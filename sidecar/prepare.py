@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from sidecar.arena.arena import Arena
 from sidecar.arena.layout import Layout, lay_out
@@ -26,6 +27,7 @@ from sidecar.errors import (
     InternalError,
     Overloaded,
     SidecarError,
+    Unaffordable,
     WrongModality,
 )
 from sidecar.media import Cost, MediaInfo, Modality, Reuse, Source, Tensor
@@ -52,8 +54,11 @@ log = logging.getLogger(__name__)
 _NOTHING = Source(b"")
 
 # From its ticket to its reply a call waits for about so many rounds of the event loop, the model server's answer
-# aside: its turn, its worker's report, the hand-over's beginning and the reply.
+# aside: for its turn, its worker's report, the hand-over's beginning and the reply two each, one for the event and
+# one for the task that it wakes.
 _ROUNDS_OF_A_CALL = 8
+
+T = TypeVar("T")
 
 # What waits for an item's turn.
 Turn = Callable[[], Awaitable[Ticket]]
@@ -125,7 +130,11 @@ class Preparer:
                 await self._look_up(accepted, [item for _, item in good])
             match good:
                 case [(index, item)] if item.address is not None:
-                    await self._or_blame(index, accepted, walk, partial(self._alone, item, accepted, walk))
+                    step = partial(self._share, item, accepted, walk)
+                    lead = await self._or_blame(index, accepted, walk, step)
+                    if lead is not None:
+                        with lead:
+                            await self._take_turns(accepted, good, walk, lead)
                 case [_, *_]:
                     await self._take_turns(accepted, good, walk)
         finally:
@@ -158,8 +167,8 @@ class Preparer:
                     accepted.asked.tenant,
                 )
 
-    async def _alone(self, item: Item, accepted: Accepted, walk: Walk) -> None:
-        """The only item of a call: given what is kept, or what another call makes; or made, for all who want it."""
+    async def _share(self, item: Item, accepted: Accepted, walk: Walk) -> Lead | None:
+        """Gives the only item of a call what is kept, or what another call makes; else the lead, to make it for all."""
         assert item.address is not None  # noqa: S101 - looked up before
         source, deadline = _source(item), accepted.asked.deadline
         outcome: Prepared | Lead | None = self._shared.cache.find(item.address)
@@ -170,22 +179,14 @@ class Preparer:
                 item.timeline.measure(Stage.ADMIT),
                 self._gate.holding(self._asker(accepted), len(source.data)),
             ):
-                outcome = await self._shared.flights.join(
-                    self._flight(item, accepted), source.label, deadline
-                )
+                outcome = await self._shared.flights.join(_flight(item, accepted), source.label, deadline)
         if isinstance(outcome, Prepared):
             walk.slots.append(outcome.lease)
             item.tensors, item.source = outcome.tensors, None
             item.finish()
-            return
+            return None
         item.reuse = Reuse.MADE
-        with outcome:
-            await self._take_turns(accepted, [(walk.items.index(item), item)], walk, outcome)
-
-    def _flight(self, item: Item, accepted: Accepted) -> Hashable:
-        """What those have in common who may wait for one another: nobody waits for work that comes after its own."""
-        asker = self._asker(accepted)
-        return item.address, asker.priority, asker.model if asker.delivers else ""
+        return outcome
 
     async def _take_turns(
         self, accepted: Accepted, good: Sequence[tuple[int, Item]], walk: Walk, lead: Lead | None = None
@@ -193,25 +194,27 @@ class Preparer:
         """Has items of a call let in or refused as one, and works on each when its turn comes."""
         items = [item for _, item in good]
         with _measured(items, Stage.ADMIT):
+            layout = _layout(accepted, items)
+            # Of their tensors together, then what came in.
+            slots = [max(1, layout.total), *self._inlets(items)]
             # What does not fit an empty arena would wait for ever, and nobody passes it.
-            self._arena.check_fits(self._slots(accepted, items), "the request")
+            self._arena.check_fits(slots, "the request")
             places = self._gate.enter(
                 self._asker(accepted),
                 [_cost(item) for item in items],
                 [len(_source(item).data) for item in items],
-                _CallRoom(partial(self._take_room, accepted, items, walk)),
+                _CallRoom(partial(self._take_room, layout, slots, items, walk)),
             )
-        works = [
-            partial(self._work, item, accepted, partial(places.ticket, n), walk)
-            for n, item in enumerate(items)
-        ]
-        if lead is not None:
-            works = [partial(self._lead, items[0], accepted, partial(places.ticket, 0), walk, lead)]
         try:
             await side_by_side(
                 [
-                    self._or_blame(index, accepted, walk, work)
-                    for (index, _), work in zip(good, works, strict=True)
+                    self._or_blame(
+                        index,
+                        accepted,
+                        walk,
+                        partial(self._work, item, accepted, partial(places.ticket, place), walk, lead),
+                    )
+                    for place, (index, item) in enumerate(good)
                 ]
             )
         finally:
@@ -232,24 +235,24 @@ class Preparer:
         return Asker(accepted.modality, model, asked.tenant, asked.priority, deadline_ns, delivers)
 
     async def _or_blame(
-        self, index: int, accepted: Accepted, walk: Walk, step: Callable[[], Awaitable[None]]
-    ) -> None:
+        self, index: int, accepted: Accepted, walk: Walk, step: Callable[[], Awaitable[T]]
+    ) -> T | None:
         """Takes a step of an item, or leaves it with its problem; raises what concerns the whole call."""
         item = walk.items[index]
         try:
-            await step()
-        except (DeadlineExceeded, CapacityError):
+            return await step()
+        except (DeadlineExceeded, CapacityError, Unaffordable):
             raise
         except SidecarError as problem:
             item.problem = problem.bare()
         except Exception:
             log.exception("preparing item %d for model %s failed", index, accepted.model.name)
             item.problem = InternalError(f"item {index} could not be prepared: a fault of the server")
-        if item.problem is not None:
-            item.finish()
-            item.problem.facts.setdefault("item", str(index))
-            if accepted.fails_as_one:
-                raise item.problem.again()
+        item.finish()
+        item.problem.facts.setdefault("item", str(index))
+        if accepted.fails_as_one:
+            raise item.problem.again()
+        return None
 
     async def _measure(
         self, item: Item, received: Received | MediaInfo, accepted: Accepted, walk: Walk
@@ -292,14 +295,9 @@ class Preparer:
             return []
         return [len(item.source.data) for item in items if item.source is not None]
 
-    def _slots(self, accepted: Accepted, items: Sequence[Item]) -> list[int]:
-        """The bytes of all slots that items of a call need at once: of their tensors together, then what came in."""
-        return [max(1, _layout(accepted, items).total), *self._inlets(items)]
-
-    def _take_room(self, accepted: Accepted, items: Sequence[Item], walk: Walk) -> bool:
+    def _take_room(self, layout: Layout, slots: Sequence[int], items: Sequence[Item], walk: Walk) -> bool:
         """Takes all that the call needs of the arena at once, so that no two calls wait for each other's halves."""
-        layout = _layout(accepted, items)
-        leases = self._arena.try_take_all(self._slots(accepted, items))
+        leases = self._arena.try_take_all(slots)
         if leases is None:
             return False
         walk.slots += leases
@@ -311,12 +309,12 @@ class Preparer:
             item.berth, item.outlets = leases[0], _outlets(leases[0], row, item.sizes)
         return True
 
-    async def _work(self, item: Item, accepted: Accepted, turn: Turn, walk: Walk) -> None:
-        """An item among others of its call, when its turn has come: copied from what is there, else made."""
-        if item.address is None:
-            await self._make(item, accepted, await self._in_turn(item, turn), walk)
-            return
+    async def _work(self, item: Item, accepted: Accepted, turn: Turn, walk: Walk, lead: Lead | None) -> None:
+        """An item when its turn has come: copied from what is there, unless it leads already; else made."""
         ticket = await self._in_turn(item, turn)
+        if lead is not None or item.address is None:
+            await self._make(item, accepted, ticket, walk, lead)
+            return
         try:
             copied = await self._copy(item, accepted)
         except BaseException:
@@ -327,16 +325,9 @@ class Preparer:
             self._let_go(item, walk)
             item.finish()
             return
-        lead = self._shared.flights.try_lead(self._flight(item, accepted), _source(item).label)
-        if lead is None:
-            await self._make(item, accepted, ticket, walk)
-            return
-        with lead:
+        lead = self._shared.flights.try_lead(_flight(item, accepted), _source(item).label)
+        with lead or nullcontext():
             await self._make(item, accepted, ticket, walk, lead)
-
-    async def _lead(self, item: Item, accepted: Accepted, turn: Turn, walk: Walk, lead: Lead) -> None:
-        """The only item of a call, when its turn has come; others may wait for it."""
-        await self._make(item, accepted, await self._in_turn(item, turn), walk, lead)
 
     async def _in_turn(self, item: Item, turn: Turn) -> Ticket:
         with item.timeline.measure(Stage.ADMIT):
@@ -349,7 +340,7 @@ class Preparer:
         if found is None:
             with item.timeline.measure(Stage.ADMIT):
                 found = await self._shared.flights.follow(
-                    self._flight(item, accepted), _source(item).label, accepted.asked.deadline
+                    _flight(item, accepted), _source(item).label, accepted.asked.deadline
                 )
             item.reuse = Reuse.SHARED
         if found is not None:
@@ -367,9 +358,9 @@ class Preparer:
         return False
 
     async def _make(
-        self, item: Item, accepted: Accepted, ticket: Ticket, walk: Walk, lead: Lead | None = None
+        self, item: Item, accepted: Accepted, ticket: Ticket, walk: Walk, lead: Lead | None
     ) -> None:
-        """Decode, transform and pack."""
+        """Decode, transform and pack; for all who follow, where it leads."""
         if lead is not None:
             lead.begin()
         done = await self._run(item, accepted, ticket)
@@ -449,6 +440,12 @@ def _copied(tensor: Tensor, outlet: Outlet) -> Tensor:
     data = outlet.data[: tensor.nbytes]
     data[:] = memoryview(tensor.data).cast("B")
     return replace(tensor, data=data, at=outlet.at)
+
+
+def _flight(item: Item, accepted: Accepted) -> Hashable:
+    """What those have in common who may wait for one another: nobody waits for work that comes after its own."""
+    delivers = accepted.delivery is not None
+    return item.address, accepted.asked.priority, accepted.model.name if delivers else ""
 
 
 def _layout(accepted: Accepted, items: Sequence[Item]) -> Layout:

@@ -19,11 +19,16 @@ from sidecar.stages.deliver.triton import TritonUpstream
 from sidecar.workers.pool import Workers
 
 
+def _told(*rows: tuple[str, str, float, bool], **labels: str) -> Iterator[Reading]:
+    """A reading a row: name, words, value, and whether it only grows."""
+    return (Reading(name, words, labels, value, counts) for name, words, value, counts in rows)
+
+
 def work_readings(gate: Gate, workers: Workers, arena: Arena) -> Iterator[Reading]:
     """What gate, workers and arena tell of themselves."""
     yield from _gate_readings(gate, workers)
     crew, slots = workers.crew(), arena.statistics()
-    for name, help_text, value, counts in (
+    yield from _told(
         ("sidecar_workers_processes", "Worker processes alive.", crew.processes, False),
         ("sidecar_workers_deaths", "Worker processes that ended.", crew.deaths_total, True),
         ("sidecar_workers_hangs", "Jobs that overran their lease.", crew.hangs_total, True),
@@ -33,14 +38,13 @@ def work_readings(gate: Gate, workers: Workers, arena: Arena) -> Iterator[Readin
         ("sidecar_arena_bytes", "Shared memory for slots.", slots.size, False),
         ("sidecar_arena_leased_bytes", "Of it, leased.", slots.leased_bytes, False),
         ("sidecar_arena_expired_leases", "Leases held longer than allowed.", slots.expired_total, True),
-    ):
-        yield Reading(name, help_text, {}, value, counts)
+    )
 
 
 def reuse_readings(shared: Shared, replays: Replays) -> Iterator[Reading]:
     """What was not done twice."""
     cache, flights, replies = shared.cache.statistics(), shared.flights.statistics(), replays.statistics()
-    for name, help_text, value, counts in (
+    yield from _told(
         ("sidecar_cache_entries", "Results kept.", cache.entries, False),
         ("sidecar_cache_bytes", "Bytes of the arena that they take.", cache.kept_bytes, False),
         ("sidecar_cache_hits", "Items given a kept result.", cache.hits_total, True),
@@ -57,8 +61,7 @@ def reuse_readings(shared: Shared, replays: Replays) -> Iterator[Reading]:
         ("sidecar_flights_shared", "Items given another call's work.", flights.shared_total, True),
         ("sidecar_replays_entries", "Replies stored for retries.", replies.entries, False),
         ("sidecar_replays_replayed", "Calls given a stored reply.", replies.replayed_total, True),
-    ):
-        yield Reading(name, help_text, {}, value, counts)
+    )
 
 
 def cost_readings(costs: CostModel) -> Iterator[Reading]:
@@ -70,7 +73,7 @@ def cost_readings(costs: CostModel) -> Iterator[Reading]:
 def handover_readings(upstream: TritonUpstream) -> Iterator[Reading]:
     """How tensors went to the model server."""
     now = upstream.handover()
-    for name, help_text, value, counts in (
+    yield from _told(
         (
             "sidecar_handover_shared_memory",
             "1 while tensors go by shared memory, 0 while as bytes.",
@@ -97,8 +100,7 @@ def handover_readings(upstream: TritonUpstream) -> Iterator[Reading]:
             False,
         ),
         ("sidecar_handover_limbo_slots", "Slots whose end is not known yet.", now.limbo, False),
-    ):
-        yield Reading(name, help_text, {}, value, counts)
+    )
 
 
 def _gate_readings(gate: Gate, workers: Workers) -> Iterator[Reading]:
@@ -106,7 +108,7 @@ def _gate_readings(gate: Gate, workers: Workers) -> Iterator[Reading]:
     lanes, pools = gate.statistics(), workers.statistics()
     for modality, lane in lanes.items():
         pool = pools[modality]
-        for name, help_text, value, counts in (
+        yield from _told(
             ("sidecar_gate_queued_items", "Items let in that wait for a worker.", lane.queued, False),
             ("sidecar_gate_running_items", "Items that a worker has.", lane.running, False),
             ("sidecar_gate_admitted_items", "Items that were given a worker.", lane.admitted_total, True),
@@ -119,8 +121,8 @@ def _gate_readings(gate: Gate, workers: Workers) -> Iterator[Reading]:
             ),
             ("sidecar_workers_finished_jobs", "Jobs that ended.", pool.finished_total, True),
             ("sidecar_workers_abandoned_jobs", "Jobs whose caller had gone.", pool.abandoned_total, True),
-        ):
-            yield Reading(name, help_text, {"modality": modality.value}, value, counts)
+            modality=modality.value,
+        )
 
 
 def lane_readings(lanes: Lanes) -> Iterator[Reading]:
@@ -130,12 +132,12 @@ def lane_readings(lanes: Lanes) -> Iterator[Reading]:
     )
     for (modality, cost_class), lane in lanes.statistics().items():
         labels = {"modality": modality.value, "cost_class": str(cost_class)}
-        for name, help_text, value, counts in (
+        yield from _told(
             ("sidecar_lane_queued_items", "Items of a cost class that wait.", lane.queued, False),
             ("sidecar_lane_queued_cpu_seconds", "CPU time that they will take.", lane.queued_ms / 1e3, False),
             ("sidecar_lane_begun_items", "Items of it whose turn came.", lane.begun_total, True),
-        ):
-            yield Reading(name, help_text, labels, value, counts)
+            **labels,
+        )
 
 
 def credit_readings(credit: Credits) -> Iterator[Reading]:

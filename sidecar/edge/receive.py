@@ -241,7 +241,7 @@ def _wanted_type(number: int) -> DataType | None:
     return _DATA_TYPES[number]
 
 
-def content_of(asked: Asked, received: Sequence[Received]) -> Iterator[bytes]:
+def content_of(asked: Asked, received: Sequence[Received]) -> Iterator[bytes | memoryview]:
     """All that decides the answer to a call, in pieces: what makes a retry of it the same call."""
     yield repr(
         (
@@ -255,10 +255,10 @@ def content_of(asked: Asked, received: Sequence[Received]) -> Iterator[bytes]:
     ).encode()
     for tensor in asked.inputs:
         yield repr((tensor.name, tensor.data_type, tensor.shape)).encode()
-        yield bytes(tensor.data)
+        yield tensor.data
     for one in received:
         yield one.content_type.encode() if isinstance(one, Source) else one.message.encode()
-        yield bytes(one.data) if isinstance(one, Source) else b""
+        yield one.data if isinstance(one, Source) else b""
 
 
 def infos(message: preprocessor_pb2.EstimateRequest) -> list[MediaInfo | SidecarError]:

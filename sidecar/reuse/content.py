@@ -92,7 +92,7 @@ def digest(data: bytes | memoryview) -> bytes:
     return bytes(blake3(data).digest())
 
 
-def digest_of(parts: Iterable[bytes]) -> bytes:
+def digest_of(parts: Iterable[bytes | memoryview]) -> bytes:
     """32 bytes that stand for these, in their order and each with its own end: a request's fields and digests."""
     whole = blake3()
     for part in parts:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference_client import AsyncClient, Client, CorruptMedia, InvalidRequest, Reuse
+from inference_client import AsyncClient, Client, CorruptMedia, InvalidRequest, Reuse, Unaffordable
 from sidecar.media import Modality
 from testbed.triton import Triton
 from tests.isolation.inside import Inside, inside
@@ -97,6 +97,12 @@ class TestResults:
                 for seed in range(30):
                     assert client.preprocess("clip", picture(seed)).reuse is Reuse.MADE
                 assert client.preprocess("clip", picture(29)).reuse is Reuse.KEPT
+
+
+def test_a_call_that_can_never_be_done_is_refused_as_a_call_where_results_are_kept() -> None:
+    with running({"clip": CLIP}, None, "cache.enabled=true", "gate.memory_bytes=1000") as small:
+        with Client(small.address) as client, pytest.raises(Unaffordable):
+            client.preprocess("clip", [picture(40)])
 
 
 class TestFlights:

@@ -209,8 +209,3 @@ def decoded_bytes(info: MediaInfo, target: DecodeTarget) -> int:
 def sound_bytes_per_second(info: AudioInfo, target: DecodeTarget) -> int:
     """What a second of decoded sound takes: 4 bytes a sample; one channel where decode resamples."""
     return 4 * info.channels * info.sample_rate if target.rate is None else 4 * target.rate
-
-
-def predict(info: MediaInfo, target: DecodeTarget = _WHOLE) -> Cost:
-    """What decoding costs on the table's own machine, for who has no model at hand."""
-    return CostModel().quote(info, target).cost

@@ -23,6 +23,7 @@ from typing import Annotated, NoReturn, Protocol
 
 from annotated_types import Ge
 
+from sidecar.deadline import Deadline
 from sidecar.errors import DeadlineExceeded, Overloaded, Unaffordable
 from sidecar.media import Cost, Modality
 from sidecar.stages.admit.lanes import LanesConfig, cost_class
@@ -148,7 +149,7 @@ class Places:
         waiting = self._waiting[index]
         try:
             if not waiting.turn.done():
-                async with asyncio.timeout(_left_s(waiting.work.asker.deadline_ns)):
+                async with asyncio.timeout(Deadline(waiting.work.asker.deadline_ns).remaining_s()):
                     await waiting.turn
             ticket = waiting.turn.result()
             waiting.taken = True
@@ -453,10 +454,6 @@ def refused(refusal: Refusal) -> Overloaded | Unaffordable:
         f"the request {refusal.why}: try again after the hinted time, or add replicas",
         retry_after_s=f"{hint_s:.3f}",
     )
-
-
-def _left_s(deadline_ns: int | None) -> float | None:
-    return None if deadline_ns is None else max(0.0, (deadline_ns - time.monotonic_ns()) / 1e9)
 
 
 def _late() -> DeadlineExceeded:

@@ -17,7 +17,7 @@ from sidecar.recipes.choice import Choice
 from sidecar.recipes.config import Config
 from sidecar.recipes.families import FAMILIES
 from sidecar.recipes.recipe import Recipe
-from sidecar.stages.admit.cost import CostModel, Quote, decoded_bytes, predict
+from sidecar.stages.admit.cost import CostModel, Quote, decoded_bytes
 from sidecar.stages.admit.rates import steps
 from sidecar.stages.probe import probe
 from tests import corpus
@@ -297,7 +297,3 @@ def test_statistics_tell_jobs_factor_and_spread_by_codec() -> None:
         2.0, rel=0.1
     )
     assert repr(model).startswith("<CostModel ")
-
-
-def test_without_a_model_the_table_s_own_machine_is_told() -> None:
-    assert predict(JPEG) == CostModel().quote(JPEG).cost
