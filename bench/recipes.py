@@ -7,7 +7,7 @@ pillow-simd, where its pixels are others, as a case without a bound), its torchv
 thread. `bench.preparers` runs them, each in the interpreter that has it: pillow-simd and torch are in
 `.venv-simd`, which scripts/simd.sh makes where it can. What is not at hand is not judged, and a case says so.
 
-Ours has the allocator settings that the sidecar's workers give themselves (sidecar.workers.allocator).
+Ours has the allocator settings that the sidecar's workers give themselves (sidecar.workers.heap).
 transformers has none, since nobody sets any for it; what it would gain by ours is told beside it, without a
 bound ("our allocator settings"): at 12 MP a quarter of its time is pages that are mapped anew.
 

@@ -54,7 +54,7 @@ from sidecar.stages.decode import decode
 from sidecar.stages.pack import pack
 from sidecar.stages.probe import probe
 from sidecar.stages.transform.resample import mono, resample
-from sidecar.workers.allocator import keep_blocks
+from sidecar.workers.heap import keep_blocks
 from sidecar.workers.worker import Job, work
 from testbed.parity import FAMILY_CONFIGS, Keys, published
 

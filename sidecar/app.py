@@ -36,8 +36,8 @@ from sidecar.stages.admit.gate import Gate, GateConfig, choose_memory_bytes
 from sidecar.stages.admit.lanes import Lanes
 from sidecar.stages.admit.turns import Asker, Turns
 from sidecar.stages.deliver.triton import TritonUpstream
-from sidecar.workers.allocator import keep_blocks
 from sidecar.workers.calibrate import calibrate
+from sidecar.workers.heap import keep_blocks
 from sidecar.workers.memory import memory_limit
 from sidecar.workers.plan import ThreadPlan, plan_threads
 from sidecar.workers.pool import ThreadWorkers, Workers

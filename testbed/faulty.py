@@ -29,12 +29,12 @@ from sidecar.media import (
     Workload,
 )
 
-GOOD, SEGFAULT, KILLED, EXITS, HANGS, HANGS_HOLDING_THE_LOCK, WAITS = range(7)
+GOOD, SEGFAULT, KILLED, EXITS, HANGS, HANGS_HOLDING_THE_LOCK, WAITS, TOILS = range(8)
 
 
 @dataclass(frozen=True)
 class Faulty:
-    """Leaves the picture as it is, or does what its first pixel says. WAITS: until `gate` exists."""
+    """Leaves the picture as it is, or does what its first pixel says. WAITS: until `gate` exists; TOILS: 30 CPU-ms."""
 
     gate: str = ""
     processor: str = "Faulty"
@@ -82,5 +82,9 @@ def _misbehave(how: int, gate: Path) -> None:
         case 6:
             while not gate.exists():
                 time.sleep(0.005)
+        case 7:
+            ends = time.thread_time() + 0.03
+            while time.thread_time() < ends:
+                pass
         case _:
             pass

@@ -13,6 +13,7 @@ from sidecar.app import App
 from sidecar.catalogue import Catalogue
 from sidecar.observe import logs
 from sidecar.settings import Settings
+from sidecar.workers.heap import keep_objects
 
 log = logging.getLogger(__name__)
 
@@ -39,5 +40,6 @@ async def _serve(settings: Settings) -> int:
         loop.add_signal_handler(number, stop.set)
     app = App(settings)
     async with app.running():
+        keep_objects()
         await stop.wait()
     return 0 if app.finished_drain else 1

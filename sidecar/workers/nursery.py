@@ -6,9 +6,9 @@ worker is a fork of it: warm from its first instruction, milliseconds after it w
 loaded pages with its siblings.
 
 Run as `python -m sidecar.workers.nursery FD CONFIG`: FD is the front's channel, CONFIG JSON. The front says
-`{"spawn": number, "nice": n}` and passes the worker's channel along; the nursery says `{"ready": ...}` once it is warm,
-`{"spawned": number, "pid": ...}` with a pidfd, and `{"ended": number, "status": ...}`. It ends when the
-front closes its channel, and its workers end with it.
+`{"spawn": number, "gives_way": policy}` (null: it gives way to nobody) and passes the worker's channel along; the
+nursery says `{"ready": ...}` once it is warm, `{"spawned": number, "pid": ...}` with a pidfd, and
+`{"ended": number, "status": ...}`. It ends when the front closes its channel, and its workers end with it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sidecar.workers.precedence import Policy
 
 # One thread inside every library, whatever counts the cores: requests are parallel, their insides are not.
 _CAPS = (
@@ -48,14 +51,16 @@ def _warm(config: dict[str, Any]) -> memoryview:
     from sidecar.observe import logs  # noqa: PLC0415 - the caps are read when libraries are loaded
     from sidecar.recipes import loader  # noqa: F401, PLC0415 - loads every recipe and stage
     from sidecar.stages import fourier, kernels, unfilter  # noqa: PLC0415
-    from sidecar.workers import allocator, process  # noqa: F401, PLC0415
+    from sidecar.workers import heap, precedence, process  # noqa: F401, PLC0415
 
-    allocator.keep_blocks()
+    heap.keep_blocks()
     logs.set_up(logs.LogConfig(**config["log"]))
     kernels.warm()
     fourier.warm()
     unfilter.warm()
-    return attach(config["arena"], int(config["arena_bytes"]))
+    arena = attach(config["arena"], int(config["arena_bytes"]))
+    heap.keep_objects()
+    return arena
 
 
 class Nursery:
@@ -87,26 +92,27 @@ class Nursery:
         if not message:
             return False
         wanted = json.loads(message)
-        self._spawn(wanted["spawn"], wanted["nice"], socket.socket(fileno=descriptors[0]))
+        self._spawn(wanted["spawn"], wanted["gives_way"], socket.socket(fileno=descriptors[0]))
         return True
 
-    def _spawn(self, number: int, niceness: int, channel: socket.socket) -> None:
+    def _spawn(self, number: int, gives_way: Policy | None, channel: socket.socket) -> None:
         parent = os.getpid()
         pid = os.fork()
         if not pid:
-            self._become_worker(parent, niceness, channel)
+            self._become_worker(parent, gives_way, channel)
         channel.close()
         pidfd = os.pidfd_open(pid)
         self._selector.register(pidfd, selectors.EVENT_READ, (number, pid))
         self._say({"spawned": number, "pid": pid}, pidfd)
 
-    def _become_worker(self, parent: int, niceness: int, channel: socket.socket) -> None:
+    def _become_worker(self, parent: int, gives_way: Policy | None, channel: socket.socket) -> None:
         """The child's side: lets go of all that is the nursery's, and works until the end."""
-        from sidecar.workers import process  # noqa: PLC0415 - loaded since `_warm`
+        from sidecar.workers import precedence, process  # noqa: PLC0415 - loaded since `_warm`
 
         try:
             process.die_with(parent)
-            os.nice(niceness)
+            if gives_way is not None:
+                precedence.give_way(gives_way)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             for key in list(self._selector.get_map().values()):
                 os.close(key.fd)

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sidecar.workers.precedence import Policy
+
 log = logging.getLogger(__name__)
 
 _MESSAGE = 4096
@@ -70,13 +72,13 @@ class NurseryLink:
         poll.register(self._channel, 0)
         return any(event & select.POLLHUP for _, event in poll.poll(0))
 
-    def spawn(self, number: int, niceness: int) -> socket.socket:
+    def spawn(self, number: int, gives_way: Policy | None) -> socket.socket:
         """Asks for worker `number`; returns the front's end of its channel."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
             try:
-                message = json.dumps({"spawn": number, "nice": niceness}).encode()
+                message = json.dumps({"spawn": number, "gives_way": gives_way}).encode()
                 socket.send_fds(self._channel, [message], [theirs.fileno()])
             except OSError as error:
                 log.warning("the nursery cannot be asked for a worker: %s", error)

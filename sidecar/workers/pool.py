@@ -8,19 +8,18 @@ its ticket and its slots of the arena, is let go of when it has really ended.
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from sidecar.arena.lease import Lease
 from sidecar.media import Modality, Source
 from sidecar.stages import fourier, kernels, unfilter
 from sidecar.stages.admit.gate import Slots, Ticket
 from sidecar.workers.plan import ThreadPlan
+from sidecar.workers.precedence import give_way
 from sidecar.workers.worker import Done, Job, work
 
 
@@ -96,16 +95,6 @@ class Workers(Protocol):
         ...
 
 
-NICENESS: Final = 10
-"""What workers give way by to this process's event loop and to the workers for small items, which would wait
-behind them for milliseconds else: to the kernel they weigh a ninth. Only within the container's own CPU time."""
-
-
-def give_way() -> None:
-    """Has the calling thread, and those that it starts, give way."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-
-
 class ThreadWorkers:
     """Workers on threads of this process: one pool a modality, and one for small items."""
 
@@ -115,7 +104,7 @@ class ThreadWorkers:
     def __init__(self, plan: ThreadPlan) -> None:
         self.slots = Slots(plan.threads, max(plan.threads.values()), plan.express_threads)
         self._pools = {
-            modality: ThreadPoolExecutor(threads, f"{modality.value}-worker", give_way)
+            modality: ThreadPoolExecutor(threads, f"{modality.value}-worker", give_way, ("nice",))
             for modality, threads in plan.threads.items()
         }
         # Made for any number; without slots nobody asks it.

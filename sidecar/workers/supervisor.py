@@ -29,10 +29,12 @@ from sidecar.arena.lease import Lease
 from sidecar.errors import Overloaded, SettingsError, SidecarError
 from sidecar.media import Modality, Source
 from sidecar.stages.admit.gate import Slots, Ticket
+from sidecar.workers.clocks import cpu_ns, wants_a_core
 from sidecar.workers.nursery_link import Listener, NurseryLink
 from sidecar.workers.orders import MOST_BYTES, lay_order, read_report, report_number
 from sidecar.workers.plan import ThreadPlan
-from sidecar.workers.pool import NICENESS, CrewStatistics, WorkersStatistics
+from sidecar.workers.pool import CrewStatistics, WorkersStatistics
+from sidecar.workers.precedence import Policy
 from sidecar.workers.quarantine import Quarantine, refusal
 from sidecar.workers.worker import Done, Job
 
@@ -61,7 +63,9 @@ class WorkersConfig:
     `processes`: worker processes; 0 runs the same jobs on threads of the front process, without isolation;
     null takes the plan's own number. `start_s`: how long the workers may take to become warm. `lease_s`: what
     any job may take, and `lease_factor`: how many times its predicted CPU time a long one; past the longer
-    of the two its process is ended. `quarantine_s`: how long media that ended two processes is refused.
+    of the two its process is ended, unless the kernel has given it no core. `quarantine_s`: how long media that
+    ended two processes is refused. `policy`: how processes give way to the front and to small items: `idle` takes
+    cores that all others leave, `nice` (niceness 10) suits machines whose cores other containers keep busy.
     """
 
     processes: Annotated[int, Ge(0)] | None = None
@@ -69,6 +73,7 @@ class WorkersConfig:
     lease_s: Annotated[float, Gt(0)] = 10.0
     lease_factor: Annotated[float, Gt(0)] = 20.0
     quarantine_s: Annotated[float, Ge(0)] = 300.0
+    policy: Policy = "idle"
 
 
 @dataclass(eq=False, slots=True)
@@ -84,6 +89,8 @@ class _Task:
     runs: int = 0
     strikes: int = 0
     ends_ns: int = 0
+    lease_ns: int = 0
+    cpu_ns: int = 0
     overdue: bool = False
 
 
@@ -298,7 +305,9 @@ class ProcessWorkers:
     def _send(self, worker: _Worker, task: _Task) -> None:
         task.runs += 1
         lease_s = max(self._config.lease_s, self._config.lease_factor * task.ticket.cost.cpu_ms / 1e3)
-        task.ends_ns = time.monotonic_ns() + int(lease_s * 1e9)
+        task.lease_ns = int(lease_s * 1e9)
+        task.ends_ns = time.monotonic_ns() + task.lease_ns
+        task.cpu_ns = cpu_ns(worker.pid)
         worker.running[task.number] = task
         worker.busy[task.ticket.modality] += 1
         try:
@@ -363,7 +372,11 @@ class ProcessWorkers:
         """Ends workers whose job overran its lease."""
         now = time.monotonic_ns()
         for worker in self._ready():
-            late = [task for task in worker.running.values() if task.ends_ns < now and not task.overdue]
+            late = [
+                task
+                for task in worker.running.values()
+                if task.ends_ns < now and not task.overdue and not _is_starved(worker, task)
+            ]
             for task in late:
                 task.overdue = True
                 self._counts["hangs"] += 1
@@ -484,7 +497,7 @@ class ProcessWorkers:
         self._empty.discard(place)
         self._numbers += 1
         express = place >= self._plan.processes
-        channel = self._nursery.spawn(self._numbers, 0 if express else NICENESS)
+        channel = self._nursery.spawn(self._numbers, None if express else self._config.policy)
         worker = _Worker(place, self._numbers, self._nursery, channel, express)
         self._workers[worker.number] = worker
         self._loop.add_reader(worker.channel.fileno(), self._hear, worker)
@@ -512,3 +525,8 @@ class ProcessWorkers:
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _is_starved(worker: _Worker, task: _Task) -> bool:
+    """Whether a job is late for want of a core, which others or a quota keep from it: no fault of its own."""
+    return cpu_ns(worker.pid) - task.cpu_ns < task.lease_ns / 2 and wants_a_core(worker.pid)

@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,7 +30,7 @@ from sidecar.stages.admit.turns import Asker
 from sidecar.stages.probe import probe
 from sidecar.workers.memory import memory_limit
 from sidecar.workers.plan import ThreadPlan
-from sidecar.workers.pool import NICENESS
+from sidecar.workers.precedence import NICENESS
 from sidecar.workers.supervisor import ProcessWorkers, WorkersConfig
 from sidecar.workers.worker import Done, Job, Outlet, work
 from testbed import faulty
@@ -238,6 +239,26 @@ async def test_media_that_hangs_is_ended_by_its_lease_tried_once_more_and_refuse
         await it.settled(2)
 
 
+async def test_a_worker_that_gets_no_core_is_not_taken_for_one_that_hangs() -> None:
+    core = min(os.sched_getaffinity(0))
+    async with crew(processes=1, threads=1, lease_s=0.3) as it:
+        worker = it.workers.crew().pids[0]
+        os.sched_setaffinity(worker, {core})
+        # To an idle worker on the same core it leaves some thousandth of it.
+        hog = await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass")
+        try:
+            os.sched_setaffinity(hog.pid, {core})
+            starved = asyncio.create_task(it.send(faulty.TOILS, 1))
+            done, _ = await asyncio.wait([starved], timeout=1.5)
+            assert not done
+            assert it.workers.crew().hangs_total == 0
+        finally:
+            hog.kill()
+            await hog.wait()
+        assert (await starved).problem is None
+        await it.settled(1)
+
+
 async def test_what_ran_beside_a_hang_is_not_suspected(tmp_path: Path) -> None:
     async with crew(processes=1, threads=2, lease_s=0.5, recipe=Faulty(str(tmp_path / "go"))) as it:
         hanging = asyncio.create_task(it.send(faulty.HANGS, 1))
@@ -404,9 +425,17 @@ async def test_a_small_job_does_not_wait_behind_long_ones(tmp_path: Path) -> Non
 
 async def test_workers_give_way_to_those_for_small_items_and_to_the_front() -> None:
     async with crew(processes=2, threads=2, express=1) as it:
-        own = os.getpriority(os.PRIO_PROCESS, 0)
-        found = sorted(os.getpriority(os.PRIO_PROCESS, pid) for pid in it.workers.crew().pids)
-        assert found == [own, own + NICENESS, own + NICENESS]
+        wanted = [os.SCHED_OTHER, os.SCHED_IDLE, os.SCHED_IDLE]
+        await until(lambda: sorted(map(os.sched_getscheduler, it.workers.crew().pids)) == wanted)
+        await it.settled(3)
+
+
+async def test_workers_give_way_by_niceness_alone_where_that_is_asked_for() -> None:
+    async with crew(processes=2, threads=2, express=1, policy="nice") as it:
+        own, pids = os.getpriority(os.PRIO_PROCESS, 0), it.workers.crew().pids
+        wanted = [own, own + NICENESS, own + NICENESS]
+        await until(lambda: sorted(os.getpriority(os.PRIO_PROCESS, pid) for pid in pids) == wanted)
+        assert {os.sched_getscheduler(pid) for pid in pids} == {os.SCHED_OTHER}
         await it.settled(3)
 
 
