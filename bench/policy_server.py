@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
 async def _serve(settings: Settings, policy: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with App(settings, turns=lambda _, cores: POLICIES[policy](cores)).running():
+    async with App(settings, turns=lambda _, cores, __: POLICIES[policy](cores)).running():
         await stop.wait()
 
 

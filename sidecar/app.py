@@ -54,8 +54,8 @@ _CALIBRATING = Cost(cpu_ms=10.0, decoded_bytes=0)
 class App:
     """A running sidecar. Its addresses are those really bound, once `running` is entered."""
 
-    def __init__(self, settings: Settings, turns: Callable[[GateConfig, int], Turns] = Lanes) -> None:
-        """`turns` makes what decides who is let in, of the settings and a number of cores."""
+    def __init__(self, settings: Settings, turns: Callable[[GateConfig, int, int], Turns] = Lanes) -> None:
+        """`turns` makes what decides who is let in, of the settings, a number of cores and one of express threads."""
         self._settings = settings
         self._turns = turns
         self.addresses: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class App:
             parts.push_async_callback(workers.close)
             await workers.open()
             credit, costs = Credits(), CostModel()
-            turns = self._turns(settings.gate, min(cores, max(plan.threads.values())))
+            turns = self._turns(settings.gate, min(cores, max(plan.threads.values())), plan.express_threads)
             media_bytes = choose_memory_bytes(
                 settings.gate.memory_bytes, memory_bytes, arena.size, plan.processes
             )
