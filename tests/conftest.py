@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from testbed.install import why_not
 from testbed.triton import Triton
 from tests.running import Running, running
+
+# Which examples are tried is the same every time, so that a change is judged by itself; `make check` tries others.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.register_profile("others", derandomize=False, print_blob=True)
+hypothesis.settings.load_profile("same")
 
 # The sidecar's models: their checkpoints, and the testbed's models behind them where the name is another.
 _CLIP = "clip-vit-base-patch32"
