@@ -220,7 +220,6 @@ class Lanes:
         self._config = config
         self._cores = cores
         self._express = express
-        self._small_ms = 0.0
         self._tenants: dict[str, _Tenant] = {}
         self._floor = 0.0
         self._queued = 0
@@ -309,7 +308,9 @@ class Lanes:
         shared_s = self._shared_s(asker, works, now_ns)
         if not self._express or any(cost_class(work.cost.cpu_ms) for work in works):
             return shared_s
-        ahead_ms = self._small_ms + sum(work.cost.cpu_ms for work in works[:-1])
+        busy = (tenant for tenant in self._tenants.values() if tenant.queued)
+        queued_ms = sum(lane.ms for tenant in busy for lane in tenant.lanes.values() if not lane.key[2])
+        ahead_ms = queued_ms + sum(work.cost.cpu_ms for work in works[:-1])
         return min(shared_s, ahead_ms / self._express / 1e3)
 
     def _shared_s(self, asker: Asker, works: Sequence[Work], now_ns: int) -> float:
@@ -416,7 +417,6 @@ class Lanes:
         lane.arrived(work.cost.cpu_ms, now_ns)
         tenant.queued += 1
         self._queued += 1
-        self._count_small(lane, work.cost.cpu_ms)
 
     def leave(self, work: Work, now_ns: int) -> None:
         lane = _lane_of(work)
@@ -456,12 +456,6 @@ class Lanes:
         lane.ms = lane.ms - work.cost.cpu_ms if lane.queue else 0.0
         lane.tenant.queued -= 1
         self._queued -= 1
-        self._count_small(lane, -work.cost.cpu_ms)
-
-    def _count_small(self, lane: _Lane, more_ms: float) -> None:
-        """Keeps milliseconds that wait in the smallest class; anew where nobody waits, so that no error stays."""
-        if not lane.key[2]:
-            self._small_ms = max(0.0, self._small_ms + more_ms) if self._queued else 0.0
 
     def _began(self, lane: _Lane, work: Work, now_ns: int) -> None:
         tenant = lane.tenant
