@@ -42,19 +42,7 @@ def bars(title: str, series: Sequence[str], groups: Sequence[Group]) -> str:
             y += _BAR
         y += _GAP
     height = y - _GAP + _FOOT
-    return "\n".join(
-        [
-            (
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
-                f'font-family="sans-serif" font-size="13" fill="#777">'
-            ),
-            f"<title>{escape(title)}</title>",
-            _text(title, 10, 22, weight="bold"),
-            *_legend(series),
-            *lines,
-            "</svg>\n",
-        ]
-    )
+    return _drawing(title, height, [*_legend(series), *lines])
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +61,7 @@ def curves(
     for number, panel in enumerate(panels):
         drawn += _panel(panel, places, across, _LEFT + number * (_PANEL_WIDTH + _LEFT + 10))
     height = _HEAD + 24 + _PANEL_HEIGHT + _BELOW
-    return "\n".join(
-        [
-            (
-                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
-                f'font-family="sans-serif" font-size="13" fill="#777">'
-            ),
-            f"<title>{escape(title)}</title>",
-            _text(title, 10, 22, weight="bold"),
-            *_legend(series, _LEFT),
-            *drawn,
-            "</svg>\n",
-        ]
-    )
+    return _drawing(title, height, [*_legend(series, _LEFT), *drawn])
 
 
 def _panel(panel: Panel, places: Sequence[str], across: str, left: float) -> list[str]:
@@ -114,6 +90,22 @@ def _panel(panel: Panel, places: Sequence[str], across: str, left: float) -> lis
         }
         drawn.append(_element("polyline", line))
     return drawn
+
+
+def _drawing(title: str, height: float, parts: Sequence[str]) -> str:
+    """A whole SVG file: its frame and title around what is drawn."""
+    return "\n".join(
+        [
+            (
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
+                f'font-family="sans-serif" font-size="13" fill="#777">'
+            ),
+            f"<title>{escape(title)}</title>",
+            _text(title, 10, 22, weight="bold"),
+            *parts,
+            "</svg>\n",
+        ]
+    )
 
 
 def _legend(series: Sequence[str], left: float = _LABELS) -> list[str]:
