@@ -20,15 +20,22 @@ from sidecar import readings
 from sidecar.arena.arena import Arena
 from sidecar.arena.lease import Lease
 from sidecar.catalogue import Catalogue
+from sidecar.edge.diagnostics import Diagnostics
 from sidecar.edge.preprocessor import Preprocessor
 from sidecar.edge.receive import UploadRoom
 from sidecar.edge.server import Server
+from sidecar.edge.status import StatusPages
 from sidecar.media import Cost
+from sidecar.observe.journal import Journal
+from sidecar.observe.logs import RequestLog
 from sidecar.observe.metrics import Metrics
+from sidecar.observe.tracing import Tracing
+from sidecar.observe.watcher import Watcher
 from sidecar.pipeline import Pipeline
 from sidecar.prepare import Preparer
 from sidecar.reuse.replays import Replays
 from sidecar.reuse.shared import Shared
+from sidecar.self_check import SelfCheck
 from sidecar.settings import Settings
 from sidecar.stages.admit.cost import CostModel
 from sidecar.stages.admit.credits import Credits
@@ -36,6 +43,7 @@ from sidecar.stages.admit.gate import Gate, GateConfig, choose_memory_bytes
 from sidecar.stages.admit.lanes import Lanes
 from sidecar.stages.admit.turns import Asker, Turns
 from sidecar.stages.deliver.triton import TritonUpstream
+from sidecar.surroundings import Surroundings
 from sidecar.workers.calibrate import calibrate
 from sidecar.workers.heap import keep_blocks
 from sidecar.workers.memory import memory_limit
@@ -109,13 +117,30 @@ class App:
                 lambda: readings.reuse_readings(shared, replays),
                 lambda: readings.cost_readings(costs),
                 lambda: readings.credit_readings(credit),
+                lambda: readings.lane_readings(turns),
+                lambda: readings.handover_readings(upstream),
             ):
                 metrics.watch(read)
-            if isinstance(turns, Lanes):
-                metrics.watch(lambda: readings.lane_readings(turns))
-            if upstream is not None:
-                metrics.watch(lambda: readings.handover_readings(upstream))
-            self.metrics_address = parts.enter_context(metrics.served(settings.metrics))
+            surroundings = Surroundings(
+                catalogue=catalogue,
+                upstream=upstream,
+                gate=gate,
+                lanes=turns if isinstance(turns, Lanes) else None,
+                credit=credit,
+                costs=costs,
+                workers=workers,
+                plan=plan,
+            )
+            seen = _observation(settings, surroundings)
+            parts.push_async_callback(asyncio.to_thread, seen.tracing.close)
+            self_check = SelfCheck(upstream, seen.watcher)
+            metrics.watch(lambda: readings.verdict_readings(seen.watcher))
+            if seen.watcher is not None:
+                seen.watcher.open()
+                parts.push_async_callback(seen.watcher.close)
+            diagnostics = Diagnostics(seen.watcher, surroundings, catalogue, self_check)
+            pages = StatusPages(asyncio.get_running_loop(), diagnostics)
+            self.metrics_address = parts.enter_context(metrics.served(settings.metrics, pages.serve))
             preparer = Preparer(
                 limits=settings.limits,
                 gate=gate,
@@ -132,6 +157,7 @@ class App:
                 preparer=preparer,
                 credit=credit,
                 upstream=upstream,
+                offer=self_check.offer,
             )
             uploads_bytes = min(settings.server.uploads_bytes, media_bytes)
             uploads = UploadRoom(uploads_bytes, settings.server.upload_idle_s)
@@ -141,9 +167,11 @@ class App:
                 metrics=metrics,
                 uploads=uploads,
                 replays=replays,
+                journal=seen.journal,
+                tracing=seen.tracing,
                 tenant_key=settings.gate.tenant_key,
             )
-            server = Server(settings.server, preprocessor, metrics)
+            server = Server(settings.server, preprocessor, diagnostics, metrics, seen.journal)
             await server.start()
             parts.push_async_callback(self._stop, server)
             self.addresses = server.addresses
@@ -156,6 +184,24 @@ class App:
 
     async def _stop(self, server: Server) -> None:
         self.finished_drain = await server.stop()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Observation:
+    """What watches the path: what it enters calls into, who hands traces on, and who looks, None for nobody."""
+
+    journal: Journal
+    tracing: Tracing
+    watcher: Watcher | None
+
+
+def _observation(settings: Settings, surroundings: Surroundings) -> _Observation:
+    tracing, requests = Tracing(settings.tracing), RequestLog(settings.log)
+    sinks = (surroundings.remember, requests.record, tracing.record)
+    if not (settings.verdict.enabled or settings.tracing.endpoint or settings.log.requests != "off"):
+        return _Observation(Journal(kept=False), tracing, None)
+    journal = Journal()
+    return _Observation(journal, tracing, Watcher(settings.verdict, journal, surroundings, sinks))
 
 
 def _workers(settings: Settings, plan: ThreadPlan, arena: Arena) -> Workers:

@@ -200,20 +200,25 @@ _STATES: Mapping[type[SidecarError], ModelState] = {
 }
 
 
+def recipe_of(name: str, config: ModelConfig) -> Recipe | None:
+    """The recipe that a model's settings ask for; None for a model that takes no media. Raises RecipeError."""
+    if config.recipe is None:
+        return None
+    try:
+        return load_recipe(
+            config.recipe,
+            reference=config.reference,
+            modality=None if config.modality == "auto" else Modality(config.modality),
+            exact=config.mode == "exact",
+            resampler=config.resampler,
+            fast=config.mode == "fast",
+        )
+    except RecipeError as error:
+        raise error.of(f"model {name!r}") from error
+
+
 def _load(name: str, config: ModelConfig, *, has_upstream: bool) -> ServedModel:
-    recipe = None
-    if config.recipe is not None:
-        try:
-            recipe = load_recipe(
-                config.recipe,
-                reference=config.reference,
-                modality=None if config.modality == "auto" else Modality(config.modality),
-                exact=config.mode == "exact",
-                resampler=config.resampler,
-                fast=config.mode == "fast",
-            )
-        except RecipeError as error:
-            raise error.of(f"model {name!r}") from error
+    recipe = recipe_of(name, config)
     if not has_upstream:
         return ServedModel(name, config, recipe, ModelState.READY)
     unasked = UpstreamUnavailable(f"the model server has not been asked for {name!r} yet", model=name)

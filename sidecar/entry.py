@@ -94,6 +94,11 @@ class Accepted:
         return self.recipe.modality if self.recipe else None
 
     @property
+    def upstream(self) -> str:
+        """The model server's name for the model; empty where the call delivers nothing."""
+        return "" if self.delivery is None else self.model.config.upstream or self.model.name
+
+    @property
     def fails_as_one(self) -> bool:
         """Whether the first failed item fails the call."""
         together = self.delivery is not None and self.delivery.binding.grouping is Grouping.TOGETHER

@@ -27,6 +27,9 @@ class Modality(enum.Enum):
     IMAGE = "image"
     AUDIO = "audio"
 
+    # As Stage has it: Enum's own hash is Python.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Source:

@@ -16,6 +16,7 @@ from sidecar.catalogue import Catalogue, ServedModel
 from sidecar.entry import Accepted, Asked, Delivery, accept
 from sidecar.errors import Overloaded, SidecarError, UpstreamError
 from sidecar.media import MediaInfo
+from sidecar.observe.journal import Handover
 from sidecar.observe.timings import Stage
 from sidecar.prepare import Preparer
 from sidecar.stages.admit.credits import Credits
@@ -38,12 +39,15 @@ class Pipeline:
         preparer: Preparer,
         credit: Credits,
         upstream: Upstream | None,
+        offer: Callable[[str, Call], None] = lambda _model, _call: None,
     ) -> None:
+        """`offer` is told of every call to the model server before it is handed over, by the served model's name."""
         self._catalogue = catalogue
         self._limits = limits
         self._preparer = preparer
         self._credits = credit
         self._upstream = upstream
+        self._offer = offer
         self._delivering_bytes = 0
 
     @property
@@ -103,7 +107,7 @@ class Pipeline:
         with (
             self._watching(accepted.model),
             self._under_way(call),
-            self._on_credit(accepted.model.name, len(walk.items)) as answered,
+            self._on_credit(accepted.model.name, len(walk.items), walk, streamed=True) as answered,
         ):
             async with aclosing(self._model_server().stream(call, accepted.asked.deadline)) as answers:
                 while True:
@@ -136,10 +140,11 @@ class Pipeline:
             members = [good[place] for place in batch.rows]
             try:
                 call = _call(accepted, batch, walk)
+                self._offer(accepted.model.name, call)
                 with (
                     self._watching(accepted.model),
                     self._under_way(call),
-                    self._on_credit(accepted.model.name, len(members)) as answered,
+                    self._on_credit(accepted.model.name, len(members), walk) as answered,
                 ):
                     answer = await self._model_server().infer(call, accepted.asked.deadline)
                     answered()
@@ -186,27 +191,35 @@ class Pipeline:
             self._delivering_bytes -= size
 
     @contextmanager
-    def _on_credit(self, model: str, items: int) -> Iterator[Callable[[], None]]:
-        """Counts items that the model server has, until it answers: what is given then says so, once.
-
-        The gate gives out as many as the model has room for.
+    def _on_credit(
+        self, model: str, items: int, walk: Walk, *, streamed: bool = False
+    ) -> Iterator[Callable[[], None]]:
+        """Counts items that the model server has, until it answers: what is given then says so, each time that it
+        does. The gate gives out as many as the model has room for.
         """
-        begun_ns, left = time.monotonic_ns(), items
+        handover = Handover(max(1, items), time.monotonic_ns(), streamed=streamed)
+        walk.handovers.append(handover)
+        left = items
         if items:
             self._credits.hand_over(model, items)
 
-        def answered(*, well: bool = True) -> None:
+        def take_back(took_s: float | None) -> None:
             nonlocal left
             if left:
-                now_ns = time.monotonic_ns()
-                took_s = (now_ns - begun_ns) / 1e9 if well else None
-                self._credits.answered(model, left, took_s, now_ns)
+                self._credits.answered(model, left, took_s, time.monotonic_ns())
             left = 0
+
+        def answered() -> None:
+            handover.last_ns = time.monotonic_ns()
+            take_back((handover.last_ns - handover.handed_ns) / 1e9)
 
         try:
             yield answered
+            handover.answered_ns = handover.last_ns
         finally:
-            answered(well=False)
+            if not handover.answered_ns:
+                handover.answered_ns, handover.failed = time.monotonic_ns(), True
+            take_back(None)
 
     @contextmanager
     def _watching(self, model: ServedModel) -> Iterator[None]:
@@ -227,7 +240,7 @@ def _call(accepted: Accepted, batch: Batch, walk: Walk) -> Call:
     asked, model = accepted.asked, accepted.model
     asked.deadline.check(Stage.DELIVER.value)
     return Call(
-        model=model.config.upstream or model.name,
+        model=accepted.upstream,
         version=model.config.version,
         inputs=batch.inputs,
         outputs=asked.outputs,
@@ -235,4 +248,5 @@ def _call(accepted: Accepted, batch: Batch, walk: Walk) -> Call:
         parameters=asked.parameters,
         slots=tuple(walk.slots) if any(tensor.at is not None for tensor in batch.inputs) else (),
         signature=_delivery(accepted).signature,
+        traceparent=walk.traceparent,
     )

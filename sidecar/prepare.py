@@ -141,7 +141,7 @@ class Preparer:
             for item in walk.items:
                 if item.times is None:
                     item.finish()
-            walk.timeline.include(max(walk.items, key=lambda item: item.ready_ns).timeline.spent)
+            walk.timeline.include(max(walk.items, key=lambda item: item.ready_ns).timeline.marks)
 
     async def _measure_all(
         self, accepted: Accepted, received: Sequence[Received | MediaInfo], walk: Walk
@@ -266,8 +266,8 @@ class Preparer:
             return
         self._workers.check(received)
         item.source = received
-        info, probe_ns = await self._prober.probe(received)
-        item.timeline.add(Stage.PROBE, probe_ns)
+        info, mark = await self._prober.probe(received)
+        item.timeline.add(*mark)
         check_label(received, info)
         self._price(item, info, received, accepted, walk)
 
@@ -421,8 +421,9 @@ class Preparer:
             item.outlets,
         )
         held = [lease for lease in (item.berth, item.inlet) if lease is not None]
+        item.begun_ns = time.monotonic_ns()
         done = await self._workers.run(job, ticket, held)
-        item.timeline.include(done.spent)
+        item.timeline.include(done.marks)
         item.cpu_ms += done.cpu_ms
         return done
 
@@ -493,9 +494,9 @@ def _measured(items: Sequence[Item], stage: Stage) -> Iterator[None]:
     try:
         yield
     finally:
-        spent = time.monotonic_ns() - begun
+        ended = time.monotonic_ns()
         for item in items:
-            item.timeline.add(stage, spent)
+            item.timeline.add(stage, begun, ended)
 
 
 def _recipe(accepted: Accepted) -> Recipe:

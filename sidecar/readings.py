@@ -9,12 +9,14 @@ from collections.abc import Iterator
 
 from sidecar.arena.arena import Arena
 from sidecar.observe.metrics import Reading
+from sidecar.observe.watcher import Watcher
 from sidecar.reuse.replays import Replays
 from sidecar.reuse.shared import Shared
 from sidecar.stages.admit.cost import CostModel
 from sidecar.stages.admit.credits import Credits
 from sidecar.stages.admit.gate import Gate
 from sidecar.stages.admit.lanes import Lanes
+from sidecar.stages.admit.turns import Turns
 from sidecar.stages.deliver.triton import TritonUpstream
 from sidecar.workers.pool import Workers
 
@@ -70,8 +72,10 @@ def cost_readings(costs: CostModel) -> Iterator[Reading]:
     yield Reading("sidecar_cost_machine_factor", "Cost here, by the table's machine.", {}, now.machine, False)
 
 
-def handover_readings(upstream: TritonUpstream) -> Iterator[Reading]:
-    """How tensors went to the model server."""
+def handover_readings(upstream: TritonUpstream | None) -> Iterator[Reading]:
+    """How tensors went to the model server, where there is one."""
+    if upstream is None:
+        return
     now = upstream.handover()
     yield from _told(
         (
@@ -103,6 +107,47 @@ def handover_readings(upstream: TritonUpstream) -> Iterator[Reading]:
     )
 
 
+def verdict_readings(watcher: Watcher | None) -> Iterator[Reading]:
+    """A reading a model at the model server, where anybody watches; what IDLE_PREP is charged to by cause and modality."""
+    if watcher is None:
+        return
+    yield from _told(
+        ("sidecar_watch_cpu_seconds", "CPU time of watching itself.", watcher.spent_ns / 1e9, True),
+        ("sidecar_watch_turns", "Times that accounts were settled.", watcher.turns, True),
+    )
+    for upstream, now in watcher.totals().items():
+        for state, seconds in now.states.items():
+            labels = {"upstream": upstream, "state": state.value}
+            yield Reading(
+                "sidecar_accelerator_state_seconds", "Wall time by state; each in one.", labels, seconds, True
+            )
+        for (cause, modality), seconds in now.starved.items():
+            labels = {
+                "upstream": upstream,
+                "cause": cause.value,
+                "modality": modality.value if modality else "none",
+            }
+            yield Reading(
+                "sidecar_starved_seconds", "Starved time by what it was for.", labels, seconds, True
+            )
+        yield from _told(
+            (
+                "sidecar_underfilled_seconds",
+                "Executions' room that rows in preprocessing would have filled.",
+                now.fill_s,
+                True,
+            ),
+            (
+                "sidecar_starvation_ratio",
+                "The part of the verdict's window that was starved.",
+                now.starved_ratio,
+                False,
+            ),
+            ("sidecar_starvation_alarm", "1 while the alarm is on.", now.alarm, False),
+            upstream=upstream,
+        )
+
+
 def _gate_readings(gate: Gate, workers: Workers) -> Iterator[Reading]:
     """A reading a modality."""
     lanes, pools = gate.statistics(), workers.statistics()
@@ -125,8 +170,10 @@ def _gate_readings(gate: Gate, workers: Workers) -> Iterator[Reading]:
         )
 
 
-def lane_readings(lanes: Lanes) -> Iterator[Reading]:
-    """A reading a modality and cost class, and the rate."""
+def lane_readings(lanes: Turns) -> Iterator[Reading]:
+    """A reading a modality and cost class, and the rate, where admission is our own."""
+    if not isinstance(lanes, Lanes):
+        return
     yield Reading(
         "sidecar_gate_rate", "Cores' worth of work done, when there is enough.", {}, lanes.rate, False
     )

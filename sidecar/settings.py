@@ -28,6 +28,8 @@ from sidecar.edge.server import ServerConfig
 from sidecar.errors import SettingsError
 from sidecar.observe.logs import LogConfig
 from sidecar.observe.metrics import MetricsConfig
+from sidecar.observe.tracing import TracingConfig
+from sidecar.observe.watcher import VerdictConfig
 from sidecar.reuse.cache import CacheConfig
 from sidecar.reuse.replays import ReplaysConfig
 from sidecar.stages.admit.gate import GateConfig
@@ -55,6 +57,8 @@ class Settings:
     server: ServerConfig = field(default_factory=ServerConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
     limits: Limits = field(default_factory=Limits)
     gate: GateConfig = field(default_factory=GateConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)

@@ -13,6 +13,7 @@ from typing import Any
 from sidecar.arena.lease import Lease
 from sidecar.errors import SidecarError
 from sidecar.media import Cost, DecodeTarget, MediaInfo, Reuse, Source, Tensor
+from sidecar.observe.journal import Handover
 from sidecar.observe.timings import Timeline, Timings
 from sidecar.reuse.content import Address
 from sidecar.stages.admit.cost import Quote
@@ -29,8 +30,9 @@ class Item:
 
     `target` is what decode is to leave; `tokens` the placeholder tokens of the prompt, where that is known;
     `sizes` foretells the bytes of each output; `inlet` holds its bytes in the arena, where workers are
-    processes; `outlets` is where its outputs go, in `berth`. `address` is what its result is known by, None where
-    it is nobody else's; `reuse` is whether its tensors were made for this call.
+    processes; `outlets` is where its outputs go, in `berth`. `begun_ns` is when its job was given to the workers, 0 for
+    not yet. `address` is what its result is known by, None where it is nobody else's; `reuse` is whether its tensors
+    were made for this call.
     """
 
     timeline: Timeline = field(default_factory=Timeline)
@@ -45,6 +47,7 @@ class Item:
     inlet: Lease | None = None
     berth: Lease | None = None
     outlets: Mapping[str, Outlet] = field(default_factory=dict)
+    begun_ns: int = 0
     cpu_ms: float = 0.0
     tensors: tuple[Tensor, ...] = ()
     problem: SidecarError | None = None
@@ -78,7 +81,9 @@ class Walk:
     so that a call that fails can be observed as well as one that succeeds.
 
     `output_bytes` foretells the memory of all items' tensors; `slots` is what the call holds of the arena,
-    until `release`; `outputs` are the model's where they belong to no one item; `model` and `version` say who answered;
+    until `release`; `outputs` are the model's where they belong to no one item; `handovers` is what the model server
+    was given, and when it answered; `model` and `version` say who did; `traceparent` is what it is told of the trace
+    that the call belongs to, empty for none;
     `first_output_ns` is the time from hand-over to the first response of a stream, 0 until there is one.
     """
 
@@ -86,6 +91,8 @@ class Walk:
     items: list[Item] = field(default_factory=list)
     output_bytes: int = 0
     slots: list[Slot] = field(default_factory=list)
+    handovers: list[Handover] = field(default_factory=list)
+    traceparent: str = ""
     outputs: tuple[Tensor, ...] = ()
     model: str = ""
     version: str = ""
@@ -93,9 +100,13 @@ class Walk:
     first_output_ns: int = 0
 
     def release(self) -> None:
-        """Lets go of the arena; the call's tensors are not to be read after."""
+        """Lets go of the arena, and of the items' tensors, which are not to be read after; what was measured of them
+        stays for observers.
+        """
         while self.slots:
             self.slots.pop().release()
+        for item in self.items:
+            item.source, item.berth, item.tensors, item.outlets = None, None, (), {}
 
 
 async def side_by_side(works: Sequence[Coroutine[Any, Any, None]]) -> None:

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from sidecar.edge import payloads, respond
 from sidecar.errors import CallCancelled, InternalError, InvalidRequest, ShuttingDown, SidecarError
+from sidecar.observe.journal import ARRIVAL, Journal
 from sidecar.observe.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -58,15 +59,19 @@ class Around:
         server: grpc.aio.Server,
         drain: Drain,
         metrics: Metrics,
+        journal: Journal,
+        *,
         parsers: Mapping[str, Callable[[bytes], Any]] = MappingProxyType({}),
         previews: Mapping[str, Callable[[Context], Awaitable[None]]] = MappingProxyType({}),
     ) -> None:
         """By the methods' names: `parsers` read their requests in place of the generated classes; `previews` are
-        asked before the one message of a request is read, and refuse by raising.
+        asked before the one message of a request is read, and refuse by raising. `journal` is told of calls whose
+        message is still on its way.
         """
         self._server = server
         self._drain = drain
         self._metrics = metrics
+        self._journal = journal
         self._parsers = parsers
         self._previews = previews
 
@@ -126,11 +131,16 @@ class Around:
 
         async def previewed(_raw: object, context: Context) -> Any:  # noqa: ANN401 - any message
             assert preview is not None  # noqa: S101 - as told below
-            await preview(context)
-            raw = await context.read()
-            if raw is grpc.aio.EOF:
-                raise InvalidRequest("the call ended before its request came: send one message", field="")
-            return _parsed(raw, parse)
+            arrival = self._journal.arrive()
+            ARRIVAL.set(arrival)
+            try:
+                await preview(context)
+                raw = await context.read()
+                if raw is grpc.aio.EOF:
+                    raise InvalidRequest("the call ended before its request came: send one message", field="")
+                return _parsed(raw, parse)
+            finally:
+                self._journal.arrived(arrival)
 
         return plain if preview is None else previewed
 

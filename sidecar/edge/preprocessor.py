@@ -7,7 +7,7 @@ chunk, so that one which will be refused is refused before its caller has paid f
 from __future__ import annotations
 
 import asyncio
-import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -22,16 +22,15 @@ from sidecar.deadline import Deadline
 from sidecar.edge import payloads, receive, respond
 from sidecar.edge.around import Context
 from sidecar.entry import Accepted, Verb, placeholder_tokens
-from sidecar.errors import CallCancelled, CallerError
+from sidecar.errors import CallCancelled, CallerError, InternalError, SidecarError
+from sidecar.observe.journal import ARRIVAL, Journal, Passage
 from sidecar.observe.metrics import Metrics
-from sidecar.observe.timings import Stage
+from sidecar.observe.timings import Stage, Timeline
+from sidecar.observe.tracing import Tracing
 from sidecar.pipeline import Pipeline
 from sidecar.reuse.content import digest_of
 from sidecar.reuse.replays import CallKey, Replays
 from sidecar.walk import Received, Walk
-
-log = logging.getLogger(__name__)
-
 
 PARSERS: Mapping[str, Callable[[bytes], payloads.Request[Any]]] = {
     "Preprocess": partial(payloads.read_request, pb.PreprocessRequest),
@@ -61,6 +60,8 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         metrics: Metrics,
         uploads: receive.UploadRoom,
         replays: Replays,
+        journal: Journal,
+        tracing: Tracing,
         tenant_key: str,
     ) -> None:
         """`tenant_key` is the metadata key by which callers name their tenant; empty: they are one."""
@@ -69,6 +70,8 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         self._metrics = metrics
         self._uploads = uploads
         self._replays = replays
+        self._journal = journal
+        self._tracing = tracing
         self._tenant_key = tenant_key
         self.previews: Mapping[str, Callable[[Context], Awaitable[None]]] = {
             "Preprocess": partial(self._preview, Verb.PREPROCESS),
@@ -165,24 +168,52 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
     @contextmanager
     def _visit(self, verb: Verb, request: receive.RequestMessage, context: Context) -> Iterator[_Visit]:
         """Lets a call in, and observes it however it ends."""
-        walk = Walk()
+        walk = self._walk()
+        metadata = context.invocation_metadata()
         deadline = Deadline.after(context.time_remaining())
-        asked = receive.asked(verb, request, deadline, self._tenant(context))
+        asked = receive.asked(verb, request, deadline, receive.tenant(metadata, self._tenant_key))
         accepted = self._pipeline.accept(asked)
+        trace = self._tracing.context(*receive.trace(metadata))
+        walk.traceparent = trace.traceparent if trace is not None else ""
+        passage = Passage(
+            verb=verb.value,
+            model=accepted.model.name,
+            upstream=accepted.upstream,
+            modality=accepted.modality,
+            timeline=walk.timeline,
+            items=walk.items,
+            handovers=walk.handovers,
+            request_id=asked.request_id,
+            tenant=asked.tenant,
+            trace=trace,
+        )
+        self._journal.begin(passage)
+        reason = InternalError.reason
         try:
             yield _Visit(accepted, walk)
+            reason = "OK"
+        except SidecarError as error:
+            reason = error.reason
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            reason = CallCancelled.reason
+            raise
         finally:
             walk.release()
-            times = walk.timeline.snapshot()
-            self._metrics.stages(accepted.model.name, accepted.modality, walk.items, times)
-            log.debug(
-                "%s of model %s, request id %.64r: %d items, %.1f ms",
-                verb.value,
-                accepted.model.name,
-                asked.request_id,
-                asked.items,
-                times.total_ns / 1e6,
+            self._journal.end(passage, reason)
+            self._metrics.stages(
+                accepted.model.name, accepted.modality, walk.items, walk.timeline.snapshot(), trace
             )
+
+    @staticmethod
+    def _walk() -> Walk:
+        """A call's walk, from when its headers came, where that is known: until now its message was on its way."""
+        arrival = ARRIVAL.get()
+        if arrival is None:
+            return Walk()
+        walk = Walk(Timeline(arrival.at_ns))
+        walk.timeline.add(Stage.RECEIVE, arrival.at_ns, time.monotonic_ns())
+        return walk
 
     def _inline(self, visit: _Visit, request: payloads.Request[receive.Message]) -> list[Received]:
         with visit.walk.timeline.measure(Stage.RECEIVE):

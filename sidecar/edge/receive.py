@@ -155,6 +155,17 @@ def tenant(metadata: Metadata | None, key: str) -> str:
 _FACTS_KEY, _ASKS_KEY = "x-media-facts-bin", "x-media-ask-first"
 
 
+def trace(metadata: Metadata | None) -> tuple[str, str]:
+    """What a caller's metadata says of the trace that it is part of: `traceparent` and `tracestate`, or empty texts."""
+    parent = state = ""
+    for key, value in metadata or ():
+        if key == "traceparent" and isinstance(value, str):
+            parent = value
+        elif key == "tracestate" and isinstance(value, str):
+            state = value
+    return parent, state
+
+
 def facts(metadata: Metadata | None) -> preprocessor_pb2.EstimateRequest | None:
     """What a call's metadata says of its media; None where it says nothing, or nothing that can be read."""
     for name, value in metadata or ():

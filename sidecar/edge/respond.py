@@ -63,7 +63,7 @@ STATUS: Mapping[type[errors.SidecarError], grpc.StatusCode] = {
     errors.InternalError: grpc.StatusCode.INTERNAL,
 }
 
-_MODALITIES = {
+MODALITIES = {
     Modality.IMAGE: media_pb2.MODALITY_IMAGE,
     Modality.AUDIO: media_pb2.MODALITY_AUDIO,
 }
@@ -288,7 +288,7 @@ def problem(error: errors.SidecarError) -> media_pb2.Problem:
 
 def media_info(info: MediaInfo) -> media_pb2.MediaInfo:
     message = media_pb2.MediaInfo(
-        modality=_MODALITIES[info.modality], format=info.format, encoded_bytes=info.encoded_bytes
+        modality=MODALITIES[info.modality], format=info.format, encoded_bytes=info.encoded_bytes
     )
     match info:
         case ImageInfo():
@@ -350,7 +350,7 @@ def model(served: ServedModel) -> preprocessor_pb2.Model:
         grouping=_GROUPINGS[served.grouping],
     )
     if served.recipe is not None:
-        message.modality = _MODALITIES[served.recipe.modality]
+        message.modality = MODALITIES[served.recipe.modality]
         message.recipe.CopyFrom(
             preprocessor_pb2.Recipe(
                 processor=served.recipe.processor,

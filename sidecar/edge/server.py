@@ -15,18 +15,26 @@ import grpc
 from annotated_types import Ge, Gt
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from multimodal.v1 import preprocessor_pb2, preprocessor_pb2_grpc
+from multimodal.v1 import (
+    diagnostics_pb2,
+    diagnostics_pb2_grpc,
+    preprocessor_pb2,
+    preprocessor_pb2_grpc,
+)
 
 from sidecar.addresses import is_host_port, is_unix
 from sidecar.edge.around import Around, Drain
+from sidecar.edge.diagnostics import Diagnostics
 from sidecar.edge.health import Health
 from sidecar.edge.preprocessor import PARSERS, Preprocessor
 from sidecar.errors import SettingsError
+from sidecar.observe.journal import Journal
 from sidecar.observe.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 SERVICE = preprocessor_pb2.DESCRIPTOR.services_by_name["Preprocessor"].full_name
+DIAGNOSTICS = diagnostics_pb2.DESCRIPTOR.services_by_name["Diagnostics"].full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +71,16 @@ class ServerConfig:
 
 
 class Server:
-    """A gRPC server for the Preprocessor, its health and its reflection."""
+    """A gRPC server for the Preprocessor, its diagnostics, its health and its reflection."""
 
-    def __init__(self, config: ServerConfig, preprocessor: Preprocessor, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        preprocessor: Preprocessor,
+        diagnostics: Diagnostics,
+        metrics: Metrics,
+        journal: Journal,
+    ) -> None:
         self._config = config
         self._drain = Drain()
         self._health = Health()
@@ -77,12 +92,17 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ),
         )
-        around = Around(self._server, self._drain, metrics, PARSERS, preprocessor.previews)
+        around = Around(
+            self._server, self._drain, metrics, journal, parsers=PARSERS, previews=preprocessor.previews
+        )
         preprocessor_pb2_grpc.add_PreprocessorServicer_to_server(preprocessor, around)  # type: ignore[arg-type]  # all of a server that it needs
+        # Diagnostics are asked while draining too, and nobody who watches holds a drain up.
+        aside = Around(self._server, Drain(), metrics, journal)
+        diagnostics_pb2_grpc.add_DiagnosticsServicer_to_server(diagnostics, aside)  # type: ignore[arg-type]  # as above
         # Health and reflection answer while draining, so that probes see the drain and not a dead server.
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:
-            names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+            names = (SERVICE, DIAGNOSTICS, "grpc.health.v1.Health", reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
         self.addresses: tuple[str, ...] = ()
 

@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sidecar.addresses import is_host_port
 from sidecar.errors import SettingsError
 from sidecar.media import Modality
+from sidecar.observe.journal import ObservedItem
+from sidecar.observe.pages import Page, serve_pages
 from sidecar.observe.timings import Stage, Timings
+from sidecar.observe.trace_context import TraceContext
 
 # From an icon's decode to a long video's, in seconds: a factor of 2 to 2.5 a step, so that a
 # percentile read from the buckets is right to that factor.
@@ -65,17 +68,6 @@ class MetricsConfig:
                 value=self.listen,
                 allowed="host:port or an empty text",
             )
-
-
-class ObservedItem(Protocol):
-    """What is read of an item."""
-
-    @property
-    def times(self) -> Timings | None: ...
-    @property
-    def cpu_ms(self) -> float: ...
-    @property
-    def problem_reason(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,40 +157,58 @@ class Metrics:
             self._call_seconds(method).observe((time.monotonic_ns() - begun) / 1e9)
 
     def stages(
-        self, model: str, modality: Modality | None, items: Iterable[ObservedItem], times: Timings
+        self,
+        model: str,
+        modality: Modality | None,
+        items: Iterable[ObservedItem],
+        times: Timings,
+        trace: TraceContext | None = None,
     ) -> None:
         """Counts an ended call's stage times: an item's stages by item, the call's own once.
 
-        `modality` is what the model takes. An item without times did not end: its call was given up.
+        `modality` is what the model takes. An item without times did not end: its call was given up. A call that
+        is part of a kept `trace` is an exemplar of its buckets, which OpenMetrics tells.
         """
+        exemplar = {"trace_id": trace.trace_hex} if trace is not None and trace.sampled else None
         takes = modality.value if modality else "none"
         for item in items:
             reason = item.problem_reason or ("OK" if item.times is not None else "CALL_CANCELLED")
             self._items(takes, model, reason).inc()
             self._cpu_seconds(takes, model).inc(item.cpu_ms / 1e3)
             if item.times is not None:
-                self._observe(item.times, _OF_AN_ITEM, takes, model)
-        self._observe(times, _OF_THE_CALL, takes, model)
+                self._observe(item.times, _OF_AN_ITEM, takes, model, exemplar)
+        self._observe(times, _OF_THE_CALL, takes, model, exemplar)
         self._gap_seconds(model).observe(times.gap_ns / 1e9)
 
-    def _observe(self, times: Timings, stages: tuple[Stage, ...], modality: str, model: str) -> None:
+    def _observe(
+        self,
+        times: Timings,
+        stages: tuple[Stage, ...],
+        modality: str,
+        model: str,
+        exemplar: dict[str, str] | None,
+    ) -> None:
         for stage in stages:
             if stage in times.stages:
-                self._stage_seconds(stage.value, modality, model).observe(times.stages[stage] / 1e9)
+                series = self._stage_seconds(stage.value, modality, model)
+                series.observe(times.stages[stage] / 1e9, exemplar)
 
     def watch(self, read: Callable[[], Iterable[Reading]]) -> None:
         """Adds metrics that are read whenever somebody scrapes, on the scraper's thread."""
         self.registry.register(_Watched(read))
 
     @contextmanager
-    def served(self, config: MetricsConfig) -> Iterator[str]:
-        """Serves /metrics on a thread of its own; gives its address, empty for none. Raises SettingsError."""
+    def served(self, config: MetricsConfig, pages: Callable[[str], Page | None]) -> Iterator[str]:
+        """Serves /metrics, and other pages by their paths, on threads of their own; gives the address, empty for none.
+
+        Raises SettingsError.
+        """
         if not config.listen:
             yield ""
             return
         host, _, port = config.listen.rpartition(":")
         try:
-            server, thread = start_http_server(int(port), host.strip("[]"), registry=self.registry)
+            server = serve_pages(host.strip("[]"), int(port), make_wsgi_app(self.registry), pages)
         except (OSError, ValueError, OverflowError) as error:
             raise SettingsError(
                 f"`metrics.listen` has {config.listen!r}, which cannot be bound ({error}): "
@@ -206,12 +216,8 @@ class Metrics:
                 key="metrics.listen",
                 value=config.listen,
             ) from error
-        try:
-            yield f"{host}:{server.server_port}"
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with server as served_port:
+            yield f"{host}:{served_port}"
 
 
 _Kind = TypeVar("_Kind", Counter, Histogram)

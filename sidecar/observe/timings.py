@@ -1,17 +1,18 @@
-"""A mark per stage; one snapshot feeds the reply and the metrics.
+"""A mark per stage; one snapshot feeds the reply, the metrics, the verdict, the trace and the log.
 
-A timeline is a growing list of (stage, nanoseconds) pairs on the monotonic clock. It never reads a
-result, never raises into the path, and costs about 0.2 µs a mark. Its law: stages plus gap equal
-total, exactly, because the gap is what is left.
+A timeline is a growing list of marks (a stage, when it began, when it ended) on the monotonic clock, which all
+processes of a machine share. It never reads a result, never raises into the path, and costs about 0.3 µs a mark.
+Its law: stages plus gap equal total, exactly, because the gap is what is left.
 """
 
 from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 
 class Stage(enum.Enum):
@@ -30,6 +31,14 @@ class Stage(enum.Enum):
     __hash__ = object.__hash__
 
 
+Mark = tuple[Stage, int, int]
+"""A stage, and the nanoseconds of the monotonic clock at which it began and ended."""
+
+# Marks that a timeline keeps one by one. A call has about ten; a stream of a thousand tokens would have thousands,
+# and of those only the sums are kept.
+_MOST_MARKS: Final = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Timings:
     """What a timeline showed: nanoseconds a stage, those of no stage, and the whole."""
@@ -44,10 +53,14 @@ class Timings:
 
 @dataclass(slots=True)
 class Timeline:
-    """Collects how long each stage took, from `start_ns` on the monotonic clock."""
+    """Collects which stage was when, from `start_ns` on the monotonic clock.
+
+    `spent` sums all marks, nanoseconds a stage; `marks` are the first of them, in the order in which they ended.
+    """
 
     start_ns: int = field(default_factory=time.monotonic_ns)
     spent: dict[Stage, int] = field(default_factory=dict)
+    marks: list[Mark] = field(default_factory=list)
 
     @contextmanager
     def measure(self, stage: Stage) -> Iterator[None]:
@@ -56,16 +69,18 @@ class Timeline:
         try:
             yield
         finally:
-            self.add(stage, time.monotonic_ns() - begun)
+            self.add(stage, begun, time.monotonic_ns())
 
-    def add(self, stage: Stage, nanoseconds: int) -> None:
-        """Counts time measured elsewhere, such as in a worker, to `stage`."""
-        self.spent[stage] = self.spent.get(stage, 0) + nanoseconds
+    def add(self, stage: Stage, begun_ns: int, ended_ns: int) -> None:
+        """Counts time measured elsewhere to `stage`."""
+        self.spent[stage] = self.spent.get(stage, 0) + ended_ns - begun_ns
+        if len(self.marks) < _MOST_MARKS:
+            self.marks.append((stage, begun_ns, ended_ns))
 
-    def include(self, stages: Mapping[Stage, int]) -> None:
-        """Counts all of another timeline's stages here too."""
-        for stage, nanoseconds in stages.items():
-            self.add(stage, nanoseconds)
+    def include(self, marks: Iterable[Mark]) -> None:
+        """Counts marks made elsewhere, such as in a worker, here too."""
+        for stage, begun_ns, ended_ns in marks:
+            self.add(stage, begun_ns, ended_ns)
 
     def snapshot(self) -> Timings:
         """Freezes what was seen so far; the total runs from the start to now."""

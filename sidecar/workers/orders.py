@@ -18,7 +18,7 @@ from typing import Any
 from sidecar.deadline import Deadline
 from sidecar.errors import InternalError, rebuilt
 from sidecar.media import DataType, DecodeTarget, MediaInfo, Source, Tensor
-from sidecar.observe.timings import Stage
+from sidecar.observe.timings import Mark, Stage
 from sidecar.recipes.recipe import Recipe
 from sidecar.workers.worker import Done, Job, Outlet
 
@@ -95,14 +95,14 @@ def lay_report(number: int, done: Done) -> bytes:
         "number": number,
         "tensors": [[tensor.name, tensor.data_type.value, tensor.shape] for tensor in done.tensors],
         "problem": None if problem is None else [type(problem).__name__, problem.message, problem.facts],
-        "spent": {stage.value: nanoseconds for stage, nanoseconds in done.spent.items()},
+        "marks": [[stage.value, begun, ended] for stage, begun, ended in done.marks],
         "cpu_ms": done.cpu_ms,
         "needed": dict(done.needed),
     }
     laid = json.dumps(report).encode()
     if len(laid) > MOST_BYTES:
         return lay_report(
-            number, Done((), InternalError("the item's report is too long"), done.spent, done.cpu_ms)
+            number, Done((), InternalError("the item's report is too long"), done.marks, done.cpu_ms)
         )
     return laid
 
@@ -129,12 +129,19 @@ def read_report(report: Mapping[str, Any], job: Job) -> Done:
         return Done(
             tensors,
             problem,
-            {Stage(stage): int(nanoseconds) for stage, nanoseconds in report["spent"].items()},
+            [_mark(*mark) for mark in report["marks"]],
             float(report["cpu_ms"]),
             {str(name): int(nbytes) for name, nbytes in report["needed"].items() if name in outlets},
         )
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"a report that cannot be read ({type(error).__name__})") from error
+
+
+def _mark(stage: str, begun_ns: int, ended_ns: int) -> Mark:
+    """When a stage was, by the worker's word: later than never, and not before it began."""
+    if not (isinstance(begun_ns, int) and isinstance(ended_ns, int) and 0 <= begun_ns <= ended_ns):
+        raise ValueError("a stage that ended before it began")
+    return Stage(stage), begun_ns, ended_ns
 
 
 def _tensor(name: str, data_type: str, shape: Sequence[int], outlets: Mapping[str, Outlet]) -> Tensor:

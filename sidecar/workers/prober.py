@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from sidecar.media import MediaInfo, Source
+from sidecar.observe.timings import Mark, Stage
 from sidecar.stages.probe import IMAGE_FORMATS, probe, sniff
 
 # Reading a picture's header takes 30 to 100 µs, and counting the scans of a progressive JPEG 0.3 ms a
@@ -24,8 +25,8 @@ class Prober:
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="probe")
 
-    async def probe(self, source: Source) -> tuple[MediaInfo, int]:
-        """A source's facts, and the nanoseconds that reading them took, without the wait for a thread.
+    async def probe(self, source: Source) -> tuple[MediaInfo, Mark]:
+        """A source's facts, and when they were read, without the wait for a thread.
 
         Raises only UnsupportedMedia and CorruptMedia.
         """
@@ -38,6 +39,6 @@ class Prober:
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)
 
 
-def _timed(source: Source) -> tuple[MediaInfo, int]:
+def _timed(source: Source) -> tuple[MediaInfo, Mark]:
     begun = time.monotonic_ns()
-    return probe(source), time.monotonic_ns() - begun
+    return probe(source), (Stage.PROBE, begun, time.monotonic_ns())

@@ -28,8 +28,8 @@ from annotated_types import Ge, Gt
 from sidecar.arena.lease import Lease
 from sidecar.errors import Overloaded, SettingsError, SidecarError
 from sidecar.media import Modality, Source
+from sidecar.observe.clocks import cpu_ns, wants_a_core
 from sidecar.stages.admit.gate import Slots, Ticket
-from sidecar.workers.clocks import cpu_ns, wants_a_core
 from sidecar.workers.nursery_link import Listener, NurseryLink
 from sidecar.workers.orders import MOST_BYTES, lay_order, read_report, report_number
 from sidecar.workers.plan import ThreadPlan
@@ -196,7 +196,7 @@ class ProcessWorkers:
             order = lay_order(self._numbers, job)
         except SidecarError as problem:
             ticket.release()
-            return Done((), problem.bare(), {}, 0.0)
+            return Done((), problem.bare(), (), 0.0)
         task = _Task(job, order, self._numbers, ticket, held, self._loop.create_future())
         for lease in held:
             lease.retain()
@@ -421,14 +421,14 @@ class ProcessWorkers:
             self._counts["poisoned"] += 1
             self._quarantine.add(source)
             log.error("%s ended two workers: it is refused from now on", source.label)
-            self._answer(task, Done((), refusal(source.label, self._config.quarantine_s), {}, 0.0))
+            self._answer(task, Done((), refusal(source.label, self._config.quarantine_s), (), 0.0))
         elif task.runs >= _MOST_RUNS:
             problem = Overloaded(
                 f"{source.label} was begun {task.runs} times, and each time its worker process ended for another's "
                 "sake: try again after the hinted time",
                 retry_after_s=1.0,
             )
-            self._answer(task, Done((), problem, {}, 0.0))
+            self._answer(task, Done((), problem, (), 0.0))
         else:
             self._counts["reruns"] += 1
             if task.strikes:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sidecar.deadline import Deadline
 from sidecar.errors import InternalError, SidecarError
 from sidecar.media import DataType, DecodeTarget, Frames, Looked, MediaInfo, Shaped, Source, Tensor
-from sidecar.observe.timings import Stage, Timeline
+from sidecar.observe.timings import Mark, Stage, Timeline
 from sidecar.recipes.recipe import Recipe
 from sidecar.stages.decode import decode, give_back
 from sidecar.stages.pack import pack, packed_bytes
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """An ended job: its tensors, or the problem that ended it; nanoseconds a stage; milliseconds of one core.
+    """An ended job: its tensors, or the problem that ended it; when its stages were; milliseconds of one core.
 
     `needed` is not empty where an outlet was too small: then it says how many bytes each output takes, and
     nothing was written.
@@ -69,7 +69,7 @@ class Done:
 
     tensors: tuple[Tensor, ...]
     problem: SidecarError | None
-    spent: Mapping[Stage, int]
+    marks: Sequence[Mark]
     cpu_ms: float
     needed: Mapping[str, int] = field(default_factory=dict)
 
@@ -93,7 +93,7 @@ def work(job: Job) -> Done:
         problem = InternalError(
             f"{job.source.label} could not be prepared: a fault of the server; its log tells more"
         )
-    return Done(tensors, problem, timeline.spent, (time.thread_time_ns() - cpu_begun) / 1e6, needed)
+    return Done(tensors, problem, timeline.marks, (time.thread_time_ns() - cpu_begun) / 1e6, needed)
 
 
 def _shape(job: Job, timeline: Timeline) -> list[Shaped]:

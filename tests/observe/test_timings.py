@@ -32,14 +32,23 @@ def test_a_stage_that_raises_is_counted_too() -> None:
 
 def test_a_stage_met_twice_is_summed() -> None:
     timeline = Timeline()
-    timeline.add(Stage.DECODE, 5)
-    timeline.include({Stage.DECODE: 7, Stage.PACK: 1})
+    timeline.add(Stage.DECODE, 0, 5)
+    timeline.include([(Stage.DECODE, 5, 12), (Stage.PACK, 12, 13)])
     assert timeline.snapshot().stages == {Stage.DECODE: 12, Stage.PACK: 1}
+
+
+def test_marks_are_kept_one_by_one_up_to_a_bound_and_sums_of_all() -> None:
+    timeline = Timeline()
+    for moment in range(1000):
+        timeline.add(Stage.DELIVER, moment, moment + 1)
+    assert timeline.marks[0] == (Stage.DELIVER, 0, 1)
+    assert len(timeline.marks) < 100
+    assert timeline.snapshot().stages == {Stage.DELIVER: 1000}
 
 
 def test_a_snapshot_does_not_move_any_more() -> None:
     timeline = Timeline()
-    timeline.add(Stage.PROBE, 1)
+    timeline.add(Stage.PROBE, 0, 1)
     snapshot = timeline.snapshot()
-    timeline.add(Stage.PROBE, 1)
+    timeline.add(Stage.PROBE, 1, 2)
     assert snapshot.stages == {Stage.PROBE: 1}

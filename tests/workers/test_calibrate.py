@@ -83,7 +83,7 @@ async def fails(_job: Job, _held: Sequence[Lease]) -> Done:
 
 
 async def refuses(_job: Job, _held: Sequence[Lease]) -> Done:
-    return Done((), CorruptMedia("damaged"), {}, 1.0)
+    return Done((), CorruptMedia("damaged"), [], 1.0)
 
 
 @pytest.mark.parametrize("run", [fails, refuses])

@@ -71,12 +71,12 @@ def report_of(done: Done) -> Done:
 
 def test_a_report_says_where_the_tensors_are_and_what_they_took() -> None:
     tensor = Tensor("pixel_values", DataType.FP16, (3, 224, 224), ARENA[8192 : 8192 + 301_056], 8192)
-    done = Done((tensor,), None, {Stage.DECODE: 7, Stage.PACK: 3}, 1.5)
+    done = Done((tensor,), None, [(Stage.DECODE, 1, 8), (Stage.PACK, 8, 11)], 1.5)
     assert report_of(done) == done
 
 
 def test_a_report_says_how_much_room_was_missing() -> None:
-    assert report_of(Done((), None, {}, 0.5, {"pixel_values": 10**9})).needed == {"pixel_values": 10**9}
+    assert report_of(Done((), None, [], 0.5, {"pixel_values": 10**9})).needed == {"pixel_values": 10**9}
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_a_report_says_how_much_room_was_missing() -> None:
     ],
 )
 def test_a_problem_arrives_as_the_error_it_was(problem: SidecarError) -> None:
-    found = report_of(Done((), problem, {}, 0.0)).problem
+    found = report_of(Done((), problem, [], 0.0)).problem
     assert type(found) is type(problem)
     assert (found.message, found.facts) == (problem.message, problem.facts)
 
 
 def test_a_report_too_long_for_the_channel_becomes_a_fault_of_ours() -> None:
-    found = report_of(Done((), CorruptMedia("x" * MOST_BYTES), {}, 0.0)).problem
+    found = report_of(Done((), CorruptMedia("x" * MOST_BYTES), [], 0.0)).problem
     assert isinstance(found, InternalError)
 
 
@@ -103,7 +103,7 @@ GOOD: dict[str, Any] = {
     "number": 9,
     "tensors": [["pixel_values", "FP16", [3, 224, 224]]],
     "problem": None,
-    "spent": {"decode": 1},
+    "marks": [["decode", 1, 2]],
     "cpu_ms": 1.0,
     "needed": {},
 }
@@ -120,8 +120,11 @@ GOOD: dict[str, Any] = {
         {"tensors": [["pixel_values", "FP99", [1]]]},
         {"tensors": [["pixel_values", "FP16", [1], 0]]},
         {"tensors": 3},
-        {"spent": {"sleep": 1}},
-        {"spent": []},
+        {"marks": [["sleep", 1, 2]]},
+        {"marks": [["decode", 2, 1]]},
+        {"marks": [["decode", 1]]},
+        {"marks": [["decode", 1.5, 2]]},
+        {"marks": 1},
         {"cpu_ms": "much"},
         {"cpu_ms": None},
         {"problem": ["CorruptMedia"]},
@@ -147,4 +150,4 @@ def test_nonsense_on_the_channel_is_a_value_error(laid: bytes) -> None:
 
 
 def test_reports_are_no_pickles() -> None:
-    assert json.loads(lay_report(1, Done((), None, {}, 0.0)))["number"] == 1
+    assert json.loads(lay_report(1, Done((), None, [], 0.0)))["number"] == 1

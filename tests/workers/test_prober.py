@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import AudioInfo, ImageInfo, MediaInfo, Source
+from sidecar.observe.timings import Stage
 from sidecar.stages import probe as stages
 from sidecar.workers import prober
 from sidecar.workers.prober import Prober
@@ -39,9 +40,9 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_a_picture_is_read_at_once(probing: Prober, threads: list[str]) -> None:
-    info, nanoseconds = await probing.probe(Source((MEDIA / "text.jpg").read_bytes()))
+    info, (stage, begun, ended) = await probing.probe(Source((MEDIA / "text.jpg").read_bytes()))
     assert isinstance(info, ImageInfo)
-    assert nanoseconds > 0
+    assert (stage, begun < ended) == (Stage.PROBE, True)
     assert threads == ["MainThread"]
 
 

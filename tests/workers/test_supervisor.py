@@ -145,7 +145,7 @@ async def test_a_job_is_done_as_in_this_process() -> None:
     async with crew() as it:
         done = await it.send(faulty.GOOD)
         assert done.problem is None
-        assert set(done.spent) == {Stage.DECODE, Stage.TRANSFORM, Stage.PACK}
+        assert [stage for stage, _, _ in done.marks] == [Stage.DECODE, Stage.TRANSFORM, Stage.PACK]
         assert done.cpu_ms > 0
         await it.settled(2)
 

@@ -455,8 +455,8 @@ class StageTimes(_message.Message):
     GAP_NS_FIELD_NUMBER: _builtins.int
     TOTAL_NS_FIELD_NUMBER: _builtins.int
     receive_ns: _builtins.int
-    """Taking the media out of the request (uploads: until the last chunk is in). gRPC's own reading of a
-    message comes before it and is not seen. Unit: ns.
+    """From the call's headers until its media is in hand: a slow caller's message, or an upload's last chunk, is waited
+    for here. Unit: ns.
     """
     probe_ns: _builtins.int
     """Reading the facts out of the header. Unit: ns."""
@@ -475,7 +475,7 @@ class StageTimes(_message.Message):
     gap_ns: _builtins.int
     """Time inside the total that no stage accounts for: thread wake-ups, scheduling. Unit: ns."""
     total_ns: _builtins.int
-    """From the request being read to the stamp in the reply. Unit: ns."""
+    """From the call's headers (uploads: from its first message) to the stamp in the reply. Unit: ns."""
     def __init__(
         self,
         *,

@@ -17,6 +17,7 @@ header `triton_grpc_error` (see `faults.py`).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from grpc import aio
 from sidecar.addresses import is_host_port, is_unix
 from sidecar.deadline import Deadline
 from sidecar.errors import SettingsError, UpstreamUnavailable, UpstreamUnimplemented
+from sidecar.observe.starvation import Counters
 from sidecar.stages.deliver import faults
 from sidecar.stages.deliver.cancelling import survives_cancelling
 from sidecar.stages.deliver.shared_memory import Handover, Lender, Loan
@@ -38,9 +40,11 @@ from sidecar.stages.deliver.wire import (
     SERVICE,
     check_complete,
     event_words,
+    lay_count,
     lay_question,
     lay_request,
     read_answer,
+    read_counters,
     read_event,
     read_server,
     read_signature,
@@ -110,6 +114,11 @@ def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
+def _told(call: Call) -> tuple[tuple[str, str], ...] | None:
+    """What a call's headers say: which trace it is part of."""
+    return (("traceparent", call.traceparent),) if call.traceparent else None
+
+
 # How long a server may take to end a stream after its last response: Triton does so within milliseconds.
 _END_S = 1.0
 
@@ -150,6 +159,7 @@ class TritonUpstream:
         self._metadata: _Unary = self._channel.unary_unary(f"{SERVICE}ModelMetadata")
         self._model_config: _Unary = self._channel.unary_unary(f"{SERVICE}ModelConfig")
         self._infer: _Unary = self._channel.unary_unary(f"{SERVICE}ModelInfer")
+        self._statistics: _Unary = self._channel.unary_unary(f"{SERVICE}ModelStatistics")
         self._server_metadata: _Unary = self._channel.unary_unary(f"{SERVICE}ServerMetadata")
         self._stream: _Stream = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
         off = config.shared_memory == "off"
@@ -181,6 +191,13 @@ class TritonUpstream:
         self._lender.described(model)
         await self._lender.ready(sooner)
         return signature
+
+    async def counters(self, model: str, version: str, deadline: Deadline) -> Counters:
+        """Reads the model's statistics, which Triton has and not every server of the protocol."""
+        asked_ns = time.monotonic_ns()
+        with self._meaning(model):
+            told = await self._statistics(lay_count(model, version), timeout=deadline.remaining_s())
+        return read_counters(told, model, asked_ns, time.monotonic_ns())
 
     async def infer(self, call: Call, deadline: Deadline) -> Answer:
         """Asks once. Cancelling the awaiting task cancels the call at the server, unless outputs of it are
@@ -297,7 +314,7 @@ class TritonUpstream:
         message = self._lay(call, loan)
         loan.ended = False
         try:
-            response = await self._infer(message, timeout=deadline.remaining_s())
+            response = await self._infer(message, timeout=deadline.remaining_s(), metadata=_told(call))
         except aio.AioRpcError as error:
             loan.ended = not faults.is_in_doubt(error.code(), error.details() or "")
             raise
@@ -329,7 +346,7 @@ class TritonUpstream:
     ) -> tuple[aio.StreamStreamCall[bytes, bytes], object]:
         message = self._lay(call, loan, want_final=True)
         with self._meaning(call.model):
-            under_way = self._stream(timeout=deadline.remaining_s())
+            under_way = self._stream(timeout=deadline.remaining_s(), metadata=_told(call))
             try:
                 await under_way.write(message)
                 await under_way.done_writing()

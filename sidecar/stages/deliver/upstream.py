@@ -12,6 +12,7 @@ from typing import Protocol
 
 from sidecar.deadline import Deadline
 from sidecar.media import Tensor, TensorSpec
+from sidecar.observe.starvation import Counters
 
 ParameterValue = bool | int | float | str
 
@@ -20,7 +21,8 @@ ParameterValue = bool | int | float | str
 class Signature:
     """What a model server says of a model: its inputs and outputs, without the batch axis.
 
-    `max_batch_size` counts rows, 0 where the model does not batch; then shapes are whole.
+    `max_batch_size` counts rows, 0 where the model does not batch; then shapes are whole. `batch_delay_us`: how long
+    it waits for a batch to fill, in microseconds; `instances`: how many batches it runs at once.
     """
 
     model: str
@@ -29,6 +31,8 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
     decoupled: bool
+    batch_delay_us: int = 0
+    instances: int = 1
 
 
 class Slot(Protocol):
@@ -88,7 +92,8 @@ class Call:
 
     `version` empty takes the server's choice; `outputs` empty takes all. `slots` lie under those inputs that
     are in the arena; the upstream retains them for as long as the model server may read them. `signature`
-    is the model's own, where it is known: output sizes are foretold from it.
+    is the model's own, where it is known: output sizes are foretold from it. `traceparent` is the W3C trace context
+    of who asks, empty for none.
     """
 
     model: str
@@ -99,6 +104,7 @@ class Call:
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     slots: tuple[Slot, ...] = ()
     signature: Signature | None = None
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,10 @@ class Upstream(Protocol):
 
     async def describe(self, model: str, version: str, deadline: Deadline) -> Signature:
         """Reads the model's names, types, shapes, batching and decoupled-ness from the server."""
+        ...
+
+    async def counters(self, model: str, version: str, deadline: Deadline) -> Counters:
+        """What the server counted of a model. UpstreamUnimplemented where it does not count."""
         ...
 
     async def infer(self, call: Call, deadline: Deadline) -> Answer:

@@ -16,6 +16,7 @@ contradict its type and shape, because everything after this point trusts them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,6 +28,7 @@ from tritonclient.grpc import service_pb2
 
 from sidecar.errors import UpstreamFailed
 from sidecar.media import DataType, Tensor, TensorSpec
+from sidecar.observe.starvation import Counters
 from sidecar.stages.deliver.elements import encode, fault
 from sidecar.stages.deliver.faults import of_stream, quote
 from sidecar.stages.deliver.upstream import Answer, Call, ParameterValue, Signature, Slot
@@ -210,6 +212,50 @@ def read_signature(metadata_bytes: bytes, config_bytes: bytes | None, model: str
         outputs=specs(metadata.outputs),
         max_batch_size=max_batch_size,
         decoupled=config is not None and config.model_transaction_policy.decoupled,
+        batch_delay_us=config.dynamic_batching.max_queue_delay_microseconds if config is not None else 0,
+        instances=max(1, sum(group.count for group in config.instance_group)) if config is not None else 1,
+    )
+
+
+def lay_count(model: str, version: str) -> bytes:
+    """A serialised ModelStatisticsRequest."""
+    laid: bytes = service_pb2.ModelStatisticsRequest(name=model, version=version).SerializeToString()
+    return laid
+
+
+def read_counters(response: bytes, model: str, asked_ns: int, answered_ns: int) -> Counters:
+    """A serialised ModelStatisticsResponse, its versions added up; when it was asked for and when it came.
+
+    Durations of the server are sums over requests in nanoseconds, those by batch size over executions (Triton's
+    extension_statistics). Raises UpstreamFailed for what cannot be understood.
+    """
+    told = _parse(service_pb2.ModelStatisticsResponse, response, model).model_stats
+    sums: Counter[str] = Counter()
+    batches: dict[int, tuple[int, int]] = {}
+    for one in told:
+        stats = one.inference_stats
+        sums["requests"] += stats.success.count
+        sums["rows"] += one.inference_count
+        sums["executions"] += one.execution_count
+        sums["queue"] += stats.queue.ns
+        sums["compute"] += stats.compute_input.ns + stats.compute_infer.ns
+        sums["output"] += stats.compute_output.ns
+        for batch in one.batch_stats:
+            count, nanoseconds = batches.get(batch.batch_size, (0, 0))
+            batches[batch.batch_size] = (
+                count + batch.compute_infer.count,
+                nanoseconds + batch.compute_input.ns + batch.compute_infer.ns,
+            )
+    return Counters(
+        at_ns=answered_ns,
+        rtt_ns=answered_ns - asked_ns,
+        requests=sums["requests"],
+        rows=sums["rows"],
+        executions=sums["executions"],
+        queue_ns=sums["queue"],
+        compute_ns=sums["compute"],
+        output_ns=sums["output"],
+        batches=batches,
     )
 
 

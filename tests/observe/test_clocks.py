@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sidecar.workers.clocks import cpu_ns, wants_a_core
+from sidecar.observe.clocks import cpu_ns, wants_a_core
 
 
 @contextmanager

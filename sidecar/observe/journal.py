@@ -1,0 +1,139 @@
+"""What calls are under way, and which ended since somebody looked: all that observation takes from the path.
+
+A call is entered when its headers arrive, again when its message tells its model, and once more when it has ended:
+a set and a queue, half a microsecond each. Everything made of it (accounts, metrics, spans, log lines) is made
+elsewhere and later. It never waits, never grows past its bound, and never keeps media or tensors.
+
+One event loop's own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from sidecar.media import Modality
+from sidecar.observe.timings import Stage, Timeline, Timings
+from sidecar.observe.trace_context import TraceContext
+
+# Ended calls that wait to be looked at: half a minute of the fastest load seen. Past it the oldest are dropped.
+_MOST_ENDED: Final = 1 << 14
+
+
+class ObservedItem(Protocol):
+    """What is read of an item. `begun_ns`: when its job was given to the workers, 0 for not yet."""
+
+    @property
+    def timeline(self) -> Timeline: ...
+    @property
+    def times(self) -> Timings | None: ...
+    @property
+    def begun_ns(self) -> int: ...
+    @property
+    def ready_ns(self) -> int: ...
+    @property
+    def cpu_ms(self) -> float: ...
+    @property
+    def problem_reason(self) -> str: ...
+
+
+@dataclass(slots=True, eq=False)
+class Handover:
+    """Rows on their way to the model server: when they were handed over and, once that is known, answered.
+
+    `last_ns` is that of the last response so far, `answered_ns` that of the last of all; 0 for not yet. `failed`: the
+    answer was an error, or nobody waits for it any more. `streamed`: there may be several responses.
+    """
+
+    rows: int
+    handed_ns: int
+    last_ns: int = 0
+    answered_ns: int = 0
+    failed: bool = False
+    streamed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Arrival:
+    """A call whose headers came, and of which nothing else is known yet."""
+
+    at_ns: int
+    trace: TraceContext | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Passage:
+    """A call from its arrival until it has ended: live views of what the path fills in.
+
+    `upstream` is the model server's name for the model, empty for calls that deliver nothing. `reason` is OK or an
+    error's, empty while the call is under way; `ended_ns` is 0 as long. `encoded_bytes` is what its media took.
+    """
+
+    verb: str
+    model: str
+    upstream: str
+    modality: Modality | None
+    timeline: Timeline
+    items: Sequence[ObservedItem]
+    handovers: Sequence[Handover]
+    request_id: str = ""
+    tenant: str = ""
+    trace: TraceContext | None = None
+    reason: str = ""
+    ended_ns: int = 0
+    times: Mapping[Stage, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Journal:
+    """Calls by how far they have come. `dropped` counts ended ones that nobody looked at in time.
+
+    `kept`: whether anybody looks at all; where nobody does, nothing is entered.
+    """
+
+    kept: bool = True
+    arriving: dict[Arrival, None] = field(default_factory=dict)
+    under_way: dict[Passage, None] = field(default_factory=dict)
+    ended: deque[Passage] = field(default_factory=deque)
+    dropped: int = 0
+
+    def arrive(self) -> Arrival:
+        """Enters a call whose headers came; to be followed by `arrived`, whatever becomes of it."""
+        arrival = Arrival(time.monotonic_ns())
+        if self.kept:
+            self.arriving[arrival] = None
+        return arrival
+
+    def arrived(self, arrival: Arrival) -> None:
+        """The rest of the call's message has come, or never will."""
+        self.arriving.pop(arrival, None)
+
+    def begin(self, passage: Passage) -> None:
+        """Enters a call of which the model is known; to be followed by `end`."""
+        if self.kept:
+            self.under_way[passage] = None
+
+    def end(self, passage: Passage, reason: str) -> None:
+        """The call has ended so."""
+        passage.reason, passage.ended_ns = reason, time.monotonic_ns()
+        if not self.kept:
+            return
+        del self.under_way[passage]
+        if len(self.ended) >= _MOST_ENDED:
+            self.ended.popleft()
+            self.dropped += 1
+        self.ended.append(passage)
+
+    def take_ended(self) -> list[Passage]:
+        """The calls that ended since this was asked last, in the order in which they did."""
+        taken = list(self.ended)
+        self.ended.clear()
+        return taken
+
+
+ARRIVAL: ContextVar[Arrival | None] = ContextVar("arrival", default=None)
+"""The arrival of the call that this task carries out."""

@@ -1,0 +1,179 @@
+"""What the machine and the container gave this sidecar: cores, CPU time, and what a quota took away.
+
+Reads the kernel's own clocks and files, a few microseconds each; decides nothing. What cannot be read is told as
+absent, never guessed. CPU time is nanoseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from sidecar.observe.cgroups import Places, group_files
+from sidecar.observe.clocks import cpu_ns
+
+_STATS: Final[Places] = {
+    "": (("sys/fs/cgroup", "cpu.stat"), ("sys/fs/cgroup/unified", "cpu.stat")),
+    "cpu": (("sys/fs/cgroup/cpu", "cpu.stat"), ("sys/fs/cgroup/cpu,cpuacct", "cpu.stat")),
+}
+# Version 1 counts nanoseconds, version 2 microseconds.
+_THROTTLED: Final = re.compile(r"^throttled_(time|usec) (\d+)$", re.MULTILINE)
+_PERIODS: Final = re.compile(r"^nr_periods (\d+)$", re.MULTILINE)
+_V2: Final = "cpu.max"
+_V1_QUOTA, _V1_PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+# /proc/stat: user, nice, system, idle, iowait, ... in ticks.
+_IDLE: Final = slice(3, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One look. CPU time used until now by the front and by each other process of the sidecar; time that the cores
+    it may run on were idle; time that its control group was throttled, summed over cores, None where none tells.
+
+    `quota_cores`: what the tightest group allows, None for no quota.
+    """
+
+    at_ns: int
+    cores: int
+    front_ns: int
+    others_ns: Mapping[int, int]
+    idle_ns: int
+    throttled_ns: int | None = None
+    quota_cores: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """What happened between two looks, in cores: 1.5 is one and a half of them all the time.
+
+    `throttled` is the part of the time, 0 to 1, for which a quota kept the sidecar from running; `budget` how many
+    cores it may use.
+    """
+
+    seconds: float
+    budget: float
+    front: float
+    workers: float
+    idle: float
+    throttled: float
+    cores: int
+    quota_cores: float | None
+
+
+@dataclass(slots=True)
+class Machine:
+    """Looks, with the files that are worth looking at found once. `root` is where the file system begins."""
+
+    root: Path = Path("/")
+    _stat: Path | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        files = group_files(self.root, _STATS)
+        # A group without a quota counts no periods; of those that do the innermost is ours.
+        self._stat = next((file for file in files if _throttled_ns(file) is not None), None)
+
+    def look(self, pids: Iterable[int]) -> Usage:
+        """`pids` are the sidecar's processes beside this one."""
+        allowed = os.sched_getaffinity(0)
+        return Usage(
+            at_ns=time.monotonic_ns(),
+            cores=len(allowed),
+            front_ns=time.process_time_ns(),
+            others_ns={pid: spent for pid in pids if (spent := cpu_ns(pid))},
+            idle_ns=self._idle_ns(allowed),
+            throttled_ns=None if self._stat is None else _throttled_ns(self._stat),
+            quota_cores=None if self._stat is None else _quota(self._stat.parent),
+        )
+
+    def _idle_ns(self, cores: set[int]) -> int:
+        try:
+            lines = (self.root / "proc/stat").read_text(encoding="ascii").splitlines()
+        except OSError:
+            return 0
+        mine = {f"cpu{core}" for core in cores}
+        ticks = sum(
+            sum(map(int, fields[1:][_IDLE]))
+            for line in lines
+            if line.startswith("cpu") and (fields := line.split())[0] in mine
+        )
+        return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def between(before: Usage, after: Usage, running: float) -> Spell:
+    """What happened between two looks; `running`: how many of the sidecar's threads wanted a core, on average.
+
+    The kernel counts throttled time once for every core on which somebody was kept waiting (cpu.stat).
+    """
+    span = max(1, after.at_ns - before.at_ns)
+    workers = sum(spent - before.others_ns.get(pid, 0) for pid, spent in after.others_ns.items())
+    throttled = 0.0
+    if before.throttled_ns is not None and after.throttled_ns is not None:
+        waiting = min(float(after.cores), max(1.0, running))
+        throttled = min(1.0, max(0.0, (after.throttled_ns - before.throttled_ns) / span / waiting))
+    quota = after.quota_cores
+    return Spell(
+        seconds=span / 1e9,
+        budget=after.cores if quota is None else min(after.cores, quota),
+        front=(after.front_ns - before.front_ns) / span,
+        workers=max(0, workers) / span,
+        idle=max(0.0, (after.idle_ns - before.idle_ns) / span),
+        throttled=throttled,
+        cores=after.cores,
+        quota_cores=quota,
+    )
+
+
+def joined(spells: Sequence[Spell]) -> Spell | None:
+    """Spells one after the other as one, weighted by their time; None for none."""
+    seconds = sum(spell.seconds for spell in spells)
+    if not seconds:
+        return None
+
+    def mean(of: str) -> float:
+        return float(sum(getattr(spell, of) * spell.seconds for spell in spells) / seconds)
+
+    last = spells[-1]
+    return Spell(
+        seconds=seconds,
+        budget=last.budget,
+        front=mean("front"),
+        workers=mean("workers"),
+        idle=mean("idle"),
+        throttled=mean("throttled"),
+        cores=last.cores,
+        quota_cores=last.quota_cores,
+    )
+
+
+def _throttled_ns(file: Path) -> int | None:
+    """Throttled nanoseconds by a cpu.stat; None where there is none, or where no quota is counted."""
+    try:
+        text = file.read_text(encoding="ascii")
+    except OSError:
+        return None
+    throttled, periods = _THROTTLED.search(text), _PERIODS.search(text)
+    if throttled is None or periods is None:
+        return None
+    return int(throttled[2]) * (1 if throttled[1] == "time" else 1000)
+
+
+def _quota(group: Path) -> float | None:
+    """Cores that a group and those above it allow; None for as many as there are."""
+    found = [quota for each in (group, *group.parents) if (quota := _own_quota(each)) is not None]
+    return min(found, default=None)
+
+
+def _own_quota(group: Path) -> float | None:
+    try:
+        if (group / _V2).exists():
+            quota, period = (group / _V2).read_text(encoding="ascii").split()
+        else:
+            quota, period = ((group / file).read_text(encoding="ascii") for file in (_V1_QUOTA, _V1_PERIOD))
+        return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
+    except (OSError, ValueError):  # ValueError: "max"
+        return None

@@ -1,0 +1,414 @@
+"""The one who watches: twice a second it takes what the journal has, settles the accounts and keeps the last minute.
+
+Everything that is made of calls once they ended is made here, off the path: accounts, demand, and what sinks make of
+them (log lines, spans). It asks the model server what it counted while there is something to count, and waits for no
+answer longer than for its own next turn. It decides nothing of the path, and its own CPU time is counted.
+
+Runs on the event loop of the path, in pieces of less than a millisecond.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Protocol, TypeVar
+
+from annotated_types import Ge, Le
+
+from sidecar.errors import SidecarError, UpstreamUnimplemented
+from sidecar.media import Modality
+from sidecar.observe.advice import Alternatives, Situation, advise
+from sidecar.observe.demand import Demand
+from sidecar.observe.gpus import Gpu, Gpus, disagreement
+from sidecar.observe.journal import Journal, Passage
+from sidecar.observe.machine import Machine, Spell, Usage, between, joined
+from sidecar.observe.picture import Fleet, Picture, UpstreamView, WorkerView
+from sidecar.observe.starvation import Account, Booked, Cause, Counters, State, share, summed
+from sidecar.observe.verdict import Bell, Verdict, judge
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How often. An onset is told at the second turn in a row that finds its half second starved: within 1.5 s.
+_TICK_S: Final = 0.5
+# How long the model server may take to say what it counted before a turn goes on without.
+_ASK_S: Final = 0.2
+# What is older is settled for good; younger time may yet be explained by calls that have not ended. One whose
+# message is still coming, for a model that nobody knows yet, holds that up, but not for longer.
+_SETTLED_NS: Final = 500_000_000
+_MOST_UNSETTLED_NS: Final = 3_000_000_000
+# What is kept.
+_KEPT_NS: Final = 60_000_000_000
+# The driver samples its GPUs about so often.
+_GPUS_NS: Final = 1_000_000_000
+# Items below this have threads of their own beside the others (admission's smallest cost class).
+_EXPRESS_BELOW_MS: Final = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictConfig:
+    """`enabled`: whether anybody watches; without, replies have their stage times all the same. `window_s`: over how
+    many seconds a verdict looks, where nobody asks for another window.
+    """
+
+    enabled: bool = True
+    window_s: Annotated[float, Ge(1), Le(60)] = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFacts:
+    """What is known of a model at the model server: who asks it, its largest batch, how long it waits for one to
+    fill, how many it runs at once.
+    """
+
+    models: tuple[str, ...]
+    version: str = ""
+    target_rows: int = 0
+    batch_delay_us: int = 0
+    instances: int = 1
+
+
+class Surroundings(Protocol):
+    """What the watcher asks of the rest of the server."""
+
+    def upstreams(self) -> Mapping[str, UpstreamFacts]:
+        """The models at the model server by name."""
+        ...
+
+    async def counters(self, upstream: str, version: str, timeout_s: float) -> Counters:
+        """What the model server counted of one. UpstreamUnimplemented where it does not count."""
+        ...
+
+    def fleet(self) -> Fleet:
+        """Workers, threads and queues now."""
+        ...
+
+    def pids(self) -> Sequence[int]:
+        """Worker processes."""
+        ...
+
+    def sends_bytes(self) -> bool:
+        """Whether tensors go to the model server as bytes."""
+        ...
+
+    def alternatives(self, models: Sequence[str]) -> tuple[Alternatives, ...]:
+        """What the media lately seen would take by other settings."""
+        ...
+
+
+@dataclass(slots=True)
+class _Upstream:
+    """An account, its last minute, its totals since the start, and its bell."""
+
+    account: Account
+    bell: Bell = field(default_factory=Bell)
+    chunks: deque[Booked] = field(default_factory=deque)
+    tail: Booked | None = None
+    states: Counter[State] = field(default_factory=Counter)
+    starved: Counter[tuple[Cause, Modality | None]] = field(default_factory=Counter)
+    fill_ns: float = 0.0
+    uncounted: bool = False
+    asking: asyncio.Task[None] | None = None
+
+    def window(self, now_ns: int, span_ns: int) -> Booked:
+        """The last so many nanoseconds, as far as they are known, in whole turns."""
+        parts = [chunk for chunk in list(self.chunks) if chunk.ended_ns > now_ns - span_ns]
+        return summed([*parts, self.tail] if self.tail is not None else parts)
+
+    def latest(self) -> Booked:
+        """What is not settled yet, the last half of a second."""
+        return self.tail if self.tail is not None else self.chunks[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Of one model at the model server since the start, seconds; and its bell."""
+
+    states: Mapping[State, float]
+    starved: Mapping[tuple[Cause, Modality | None], float]
+    fill_s: float
+    starved_ratio: float
+    alarm: bool
+
+
+class Watcher:
+    """Watches a journal. `sinks` are given the calls that ended, each turn."""
+
+    def __init__(
+        self,
+        config: VerdictConfig,
+        journal: Journal,
+        surroundings: Surroundings,
+        sinks: Iterable[Callable[[Sequence[Passage]], None]] = (),
+        *,
+        machine: Machine | None = None,
+        gpus: Gpus | None = None,
+    ) -> None:
+        self._config = config
+        self._journal = journal
+        self._around = surroundings
+        self._sinks = tuple(sinks)
+        self._machine = machine or Machine()
+        self._gpus = gpus or Gpus()
+        self._gpu: tuple[Gpu, ...] = ()
+        self._gpu_ns = 0
+        self._upstreams: dict[str, _Upstream] = {}
+        self._demands: deque[tuple[int, Demand]] = deque()
+        self._spells: deque[tuple[int, Spell]] = deque()
+        self._usage: Usage | None = None
+        self._shares: tuple[WorkerView, ...] = ()
+        self._turned = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.spent_ns = 0
+        self.turns = 0
+
+    def open(self) -> None:
+        """Begins to watch, on the running loop."""
+        self._task = asyncio.create_task(self._watch(), name="watcher")
+
+    async def close(self) -> None:
+        """Ends watching; the sinks are given what ended last."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for each in self._upstreams.values():
+            if each.asking is not None:
+                each.asking.cancel()
+        self._sink(self._journal.take_ended())
+
+    async def _watch(self) -> None:
+        """Turn after turn. One that fails is told, and the next one comes."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            try:
+                await self._turn()
+            except Exception:
+                log.exception("watching failed; the path goes on without")
+
+    async def turned(self) -> None:
+        """Returns when there is something new to see."""
+        await self._turned.wait()
+
+    def lacked(self, upstream: str, begun_ns: int, ended_ns: int) -> float:
+        """The part of an interval of the last minute in which a model lacked input, 0 to 1: for want of demand, or
+        because of us. To whole turns.
+        """
+        each = self._upstreams.get(upstream)
+        parts = [] if each is None else list(each.chunks)
+        inside = [part for part in parts if begun_ns <= (part.begun_ns + part.ended_ns) // 2 < ended_ns]
+        if not inside:
+            return 0.0
+        states = summed(inside).states
+        idle = states[State.IDLE_PREP] + states[State.IDLE_XFER] + states[State.IDLE_DEMAND]
+        return share(idle, sum(part.span_ns for part in inside))
+
+    def totals(self) -> Mapping[str, Totals]:
+        """Sums since the start by upstream, up to what is settled; for observers on any thread."""
+        now_ns = time.monotonic_ns()
+        return {
+            name: Totals(
+                {state: each.states[state] / 1e9 for state in State},
+                {key: spent / 1e9 for key, spent in list(each.starved.items())},
+                each.fill_ns / 1e9,
+                self._verdict(name, each, now_ns, self._config.window_s).starved if each.chunks else 0.0,
+                each.bell.since_ns > 0,
+            )
+            for name, each in list(self._upstreams.items())
+        }
+
+    def picture(self, window_s: float = 0.0) -> Picture:
+        """Everything over the last `window_s` seconds; 0 for the settings' own."""
+        now_ns = time.monotonic_ns()
+        window_s = min(60.0, window_s or self._config.window_s)
+        demand = Demand()
+        for at_ns, part in self._demands:
+            if at_ns > now_ns - window_s * 1e9:
+                demand.add(part)
+        spell = joined([each for at_ns, each in self._spells if at_ns > now_ns - window_s * 1e9])
+        facts, fleet = self._around.upstreams(), self._around.fleet()
+        views = []
+        for name, each in sorted(self._upstreams.items()):
+            if each.chunks or each.tail is not None:
+                fact = facts.get(name, UpstreamFacts(()))
+                verdict = self._verdict(name, each, now_ns, window_s)
+                views.append(self._view(each, fact, verdict, demand, spell, fleet))
+        return Picture(
+            window_s=window_s,
+            upstreams=tuple(views),
+            demand=demand,
+            spell=spell,
+            fleet=fleet,
+            workers=self._shares,
+            gpus=self._gpu,
+            under_way=len(self._journal.under_way) + len(self._journal.arriving),
+        )
+
+    def _view(  # noqa: PLR0917 - all of a window's parts
+        self,
+        each: _Upstream,
+        facts: UpstreamFacts,
+        verdict: Verdict,
+        demand: Demand,
+        spell: Spell | None,
+        fleet: Fleet,
+    ) -> UpstreamView:
+        booked = verdict.booked
+        rows_per_s = booked.rows / (booked.span_ns / 1e9) if booked.span_ns else 0.0
+        ceiling = each.account.ceiling(booked, facts.instances)
+        lines = (
+            ()
+            if spell is None
+            else advise(
+                Situation(
+                    verdict=verdict,
+                    demand=demand,
+                    spell=spell,
+                    threads=fleet.threads,
+                    express=fleet.express,
+                    rows_per_s=rows_per_s,
+                    ceiling=ceiling,
+                    target_rows=facts.target_rows,
+                    batch_delay_us=facts.batch_delay_us,
+                    instances=facts.instances,
+                    raw_bytes=self._around.sends_bytes(),
+                    alternatives=self._around.alternatives(facts.models),
+                )
+            )
+        )
+        return UpstreamView(
+            verdict=verdict,
+            lines=tuple(lines),
+            models=facts.models,
+            rows_per_s=rows_per_s,
+            ceiling=ceiling,
+            counted=each.account.counts,
+            note=disagreement(self._gpu, verdict.busy),
+        )
+
+    def _verdict(self, name: str, each: _Upstream, now_ns: int, window_s: float) -> Verdict:
+        return judge(name, each.window(now_ns, int(window_s * 1e9)), each.latest(), each.bell)
+
+    async def _turn(self) -> None:
+        begun = time.thread_time_ns()
+        journal = self._journal
+        facts = self._around.upstreams() if self._config.enabled else {}
+        now_ns = time.monotonic_ns()
+        for name, fact in facts.items():
+            if name not in self._upstreams:
+                self._upstreams[name] = _Upstream(Account(now_ns, fact.target_rows))
+            self._upstreams[name].account.target_rows = fact.target_rows
+        ended = journal.take_ended()
+        by_upstream: defaultdict[str, list[Passage]] = defaultdict(list)
+        for passage in ended:
+            by_upstream[passage.upstream].append(passage)
+        for name, each in self._upstreams.items():
+            each.account.enter(by_upstream[name])
+        demand = Demand()
+        demand.take(ended, _EXPRESS_BELOW_MS)
+        self._sink(ended)
+        self.spent_ns += time.thread_time_ns() - begun
+        await self._count(facts, self._under_way())
+        begun = time.thread_time_ns()
+        self._settle(demand)
+        self.turns += 1
+        self._turned.set()
+        self._turned = asyncio.Event()
+        self.spent_ns += time.thread_time_ns() - begun
+
+    def _sink(self, ended: Sequence[Passage]) -> None:
+        for sink in self._sinks:
+            sink(ended)
+
+    def _under_way(self) -> defaultdict[str, list[Passage]]:
+        """The calls that have not ended, by the model at the model server."""
+        found: defaultdict[str, list[Passage]] = defaultdict(list)
+        for passage in self._journal.under_way:
+            found[passage.upstream].append(passage)
+        return found
+
+    async def _count(
+        self, facts: Mapping[str, UpstreamFacts], under_way: Mapping[str, Sequence[Passage]]
+    ) -> None:
+        """Asks what the model server counted of those that were asked something; one that is slow to say it is heard
+        at a later turn.
+        """
+        for name, each in self._upstreams.items():
+            wants = each.account.wants_counters(under_way[name])
+            if wants and each.asking is None and not each.uncounted and name in facts:
+                each.asking = asyncio.create_task(self._ask(name, each, facts[name].version))
+        asking = [each.asking for each in self._upstreams.values() if each.asking is not None]
+        if asking:
+            await asyncio.wait(asking, timeout=_ASK_S)
+
+    async def _ask(self, name: str, each: _Upstream, version: str) -> None:
+        try:
+            counters = await self._around.counters(name, version, _MOST_UNSETTLED_NS / 1e9)
+            begun = time.thread_time_ns()
+            each.account.count(counters)
+            self.spent_ns += time.thread_time_ns() - begun
+        except UpstreamUnimplemented:
+            each.uncounted = True
+            log.info("the model server does not count: executions of %s are inferred from its answers", name)
+        except SidecarError as problem:
+            log.debug("the model server does not tell what it counted of %s: %s", name, problem.message)
+        finally:
+            each.asking = None
+
+    def _settle(self, demand: Demand) -> None:
+        now_ns = time.monotonic_ns()
+        throttled = self._look(demand, now_ns)
+        self._demands.append((now_ns, demand))
+        until_ns = now_ns - _SETTLED_NS
+        for arrival in self._journal.arriving:  # the first is the oldest
+            until_ns = max(now_ns - _MOST_UNSETTLED_NS, min(until_ns, arrival.at_ns))
+            break
+        under_way = self._under_way()
+        for name, each in self._upstreams.items():
+            booked, each.tail = each.account.settle(until_ns, now_ns, under_way[name], throttled)
+            if booked.span_ns:
+                each.chunks.append(booked)
+                each.states.update(booked.states)
+                each.starved.update(booked.starved)
+                each.fill_ns += booked.fill_ns
+            self._ring(name, each, now_ns)
+            _forget(each.chunks, lambda chunk: chunk.ended_ns, now_ns)
+        _forget(self._demands, lambda kept: kept[0], now_ns)
+        _forget(self._spells, lambda kept: kept[0], now_ns)
+
+    def _look(self, demand: Demand, now_ns: int) -> float:
+        """Looks at the machine; the part of the time since the last look for which a quota kept us from running."""
+        usage = self._machine.look(self._around.pids())
+        before, self._usage = self._usage, usage
+        if now_ns - self._gpu_ns >= _GPUS_NS:
+            self._gpu, self._gpu_ns = self._gpus.look(), now_ns
+        if before is None:
+            return 0.0
+        span = max(1, usage.at_ns - before.at_ns)
+        running = max(demand.worked_ns / span, self._around.fleet().running)
+        spell = between(before, usage, running)
+        self._spells.append((now_ns, spell))
+        self._shares = tuple(
+            WorkerView(pid, (spent - before.others_ns.get(pid, 0)) / span)
+            for pid, spent in usage.others_ns.items()
+        )
+        return spell.throttled
+
+    def _ring(self, name: str, each: _Upstream, now_ns: int) -> None:
+        rang = each.bell.since_ns
+        each.bell.look(each.latest(), now_ns)
+        if bool(rang) != bool(each.bell.since_ns):
+            words = self._verdict(name, each, now_ns, 2.0).words
+            if each.bell.since_ns:
+                log.warning("alarm: %s", words)
+            else:
+                log.info("the alarm of %s is over after %.1f s", name, (now_ns - rang) / 1e9)
+
+
+def _forget(kept: deque[T], at_ns: Callable[[T], int], now_ns: int) -> None:
+    while kept and at_ns(kept[0]) < now_ns - _KEPT_NS:
+        kept.popleft()

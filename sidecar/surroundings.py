@@ -1,0 +1,175 @@
+"""What the watcher asks of the rest of the server: models at the model server, what it counted, workers and queues, and
+what the media lately seen would take by other settings.
+
+It only tells, and keeps nothing of a request but some items' facts. Nothing of the path knows it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from sidecar.catalogue import Catalogue, ServedModel, recipe_of
+from sidecar.deadline import Deadline
+from sidecar.errors import SidecarError, UpstreamUnimplemented
+from sidecar.media import DataType, MediaInfo, Modality
+from sidecar.observe.advice import Alternatives
+from sidecar.observe.journal import Passage
+from sidecar.observe.picture import Fleet, LaneView
+from sidecar.observe.starvation import Counters
+from sidecar.observe.watcher import UpstreamFacts
+from sidecar.recipes.recipe import Recipe
+from sidecar.stages.admit.cost import CostModel
+from sidecar.stages.admit.credits import Credits
+from sidecar.stages.admit.gate import Gate
+from sidecar.stages.admit.lanes import Lanes
+from sidecar.stages.deliver.triton import TritonUpstream
+from sidecar.walk import Item
+from sidecar.workers.plan import ThreadPlan
+from sidecar.workers.pool import Workers
+
+log = logging.getLogger(__name__)
+
+# Items whose facts stand for what a model is sent: enough for a mix, few enough to be quoted in a millisecond.
+_REMEMBERED: Final = 16
+
+
+class Surroundings:
+    """Told by the composition root's parts; `lanes` is None where admission is not ours."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        upstream: TritonUpstream | None,
+        gate: Gate,
+        lanes: Lanes | None,
+        credit: Credits,
+        costs: CostModel,
+        workers: Workers,
+        plan: ThreadPlan,
+    ) -> None:
+        self._catalogue = catalogue
+        self._upstream = upstream
+        self._gate = gate
+        self._lanes = lanes
+        self._credits = credit
+        self._costs = costs
+        self._workers = workers
+        self._plan = plan
+        self._seen: defaultdict[str, deque[MediaInfo]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        self._fast: dict[str, Recipe | None] = {}
+
+    def remember(self, ended: Iterable[Passage]) -> None:
+        """Keeps the facts of each call's first item."""
+        for passage in ended:
+            for item in passage.items[:1]:
+                if isinstance(item, Item) and item.info is not None and item.cpu_ms:
+                    self._seen[passage.model].append(item.info)
+
+    def upstreams(self) -> Mapping[str, UpstreamFacts]:
+        """The models at the model server by name, several served ones together where they ask the same."""
+        found: dict[str, UpstreamFacts] = {}
+        if self._upstream is None:
+            return found
+        for model in self._catalogue.all():
+            name, signature = model.config.upstream or model.name, model.signature
+            known = found.get(name)
+            models = (model.name,) if known is None else (*known.models, model.name)
+            found[name] = (
+                UpstreamFacts(models, model.config.version)
+                if signature is None
+                else UpstreamFacts(
+                    models,
+                    model.config.version,
+                    signature.max_batch_size,
+                    signature.batch_delay_us,
+                    signature.instances,
+                )
+            )
+        return found
+
+    async def counters(self, upstream: str, version: str, timeout_s: float) -> Counters:
+        """What the model server counted of one. UpstreamUnimplemented where it does not count."""
+        if self._upstream is None:
+            raise UpstreamUnimplemented("there is no model server")
+        return await self._upstream.counters(upstream, version, Deadline.after(timeout_s))
+
+    def fleet(self) -> Fleet:
+        """Workers, threads and queues now."""
+        gate = self._gate.statistics().values()
+        lanes = self._lanes.statistics() if self._lanes is not None else {}
+        return Fleet(
+            processes=self._plan.processes,
+            threads=dict(self._plan.threads),
+            express=self._plan.express_threads,
+            queued=sum(lane.queued for lane in gate),
+            running=sum(lane.running for lane in gate),
+            handed=sum(model.handed for model in self._credits.statistics().values()),
+            lanes=tuple(
+                LaneView(modality, cost_class, lane.queued, lane.queued_ms / 1e3)
+                for (modality, cost_class), lane in lanes.items()
+            ),
+        )
+
+    def pids(self) -> Sequence[int]:
+        """Worker processes."""
+        return self._workers.crew().pids
+
+    def sends_bytes(self) -> bool:
+        """Whether tensors go to the model server as bytes."""
+        return self._upstream is not None and self._upstream.handover().path != "shared_memory"
+
+    def alternatives(self, models: Sequence[str]) -> tuple[Alternatives, ...]:
+        """What the media lately seen would take by other settings; models of which none was seen are left out."""
+        found = (self._alternatives(self._catalogue.get(name)) for name in models if self._seen.get(name))
+        return tuple(each for each in found if each is not None)
+
+    def _alternatives(self, model: ServedModel) -> Alternatives | None:
+        recipe, infos = model.recipe, list(self._seen[model.name])
+        if recipe is None or recipe.modality is not Modality.IMAGE:
+            return None
+        types = {output.name: output.data_type for output in recipe.outputs} | (
+            {bound.output.name: bound.input.data_type for bound in model.binding.media}
+            if model.binding
+            else {}
+        )
+        now = self._quoted(recipe, infos, types)
+        if not now:
+            return None
+        fast = self._fast_recipe(model)
+        bare = {
+            name: DataType.UINT8 if recipe.accepts(name, DataType.UINT8) else kind
+            for name, kind in types.items()
+        }
+        return Alternatives(
+            model.name,
+            fast=None if fast is None else self._quoted(fast, infos, types) / now,
+            uint8=None if bare == types else self._quoted(recipe, infos, bare) / now,
+        )
+
+    def _quoted(self, recipe: Recipe, infos: Sequence[MediaInfo], types: Mapping[str, DataType]) -> float:
+        """Milliseconds that media with these facts would take."""
+        total = 0.0
+        for info in infos:
+            try:
+                work = recipe.workload(info, types)
+                total += self._costs.quote(info, recipe.decode_target(info), work).cost.cpu_ms
+            except SidecarError:
+                continue
+        return total
+
+    def _fast_recipe(self, model: ServedModel) -> Recipe | None:
+        """The same model's recipe in `fast` mode; None where it is in that mode already, or has none."""
+        if model.config.mode == "fast" or model.config.recipe is None:
+            return None
+        if model.name not in self._fast:
+            try:
+                self._fast[model.name] = recipe_of(model.name, replace(model.config, mode="fast"))
+            except SidecarError as problem:
+                log.debug("model %s has no fast mode: %s", model.name, problem.message)
+                self._fast[model.name] = None
+        return self._fast[model.name]
