@@ -18,6 +18,8 @@
             else:
                 print(photo.problem.reason, photo.problem)
 
+        print(client.verdict())                        # was the GPU kept waiting, by what, and what would help
+
         try:
             client.infer("vad", audio(samples, rate=44_100), timeout=2.0)
         except Overloaded as error:                    # after gRPC's own retries
@@ -39,6 +41,23 @@ from inference_client.calls import (
 )
 from inference_client.client import Client, InferenceStream
 from inference_client.connection import Retries
+from inference_client.diagnosis import (
+    AcceleratorState,
+    Advice,
+    Cause,
+    Diagnosis,
+    Finding,
+    Fleet,
+    Gpu,
+    Lane,
+    Machine,
+    SelfCheck,
+    StageLoad,
+    StarvationLevel,
+    StarvedTime,
+    UpstreamVerdict,
+    Worker,
+)
 from inference_client.errors import (
     BadReply,
     CallCancelled,
@@ -102,6 +121,8 @@ from inference_client.results import (
 )
 
 __all__ = [
+    "AcceleratorState",
+    "Advice",
     "AsyncClient",
     "AsyncInferenceStream",
     "AudioInfo",
@@ -111,14 +132,19 @@ __all__ = [
     "CallOptions",
     "CallerError",
     "CapacityError",
+    "Cause",
     "Client",
     "CorruptMedia",
     "Cost",
     "DeadlineExceeded",
+    "Diagnosis",
     "Estimate",
     "EstimateOptions",
     "FieldViolation",
+    "Finding",
     "Finished",
+    "Fleet",
+    "Gpu",
     "Grouping",
     "Hedges",
     "ImageInfo",
@@ -131,6 +157,8 @@ __all__ = [
     "Item",
     "ItemEstimate",
     "ItemResult",
+    "Lane",
+    "Machine",
     "MediaError",
     "MediaInfo",
     "MediaItem",
@@ -147,11 +175,15 @@ __all__ = [
     "Recipe",
     "Retries",
     "Reuse",
+    "SelfCheck",
     "ServerUnavailable",
     "SetupError",
     "ShuttingDown",
     "SidecarError",
+    "StageLoad",
     "StageTimes",
+    "StarvationLevel",
+    "StarvedTime",
     "StreamOptions",
     "StreamOutputs",
     "TensorSpec",
@@ -167,6 +199,8 @@ __all__ = [
     "UpstreamTimeout",
     "UpstreamUnavailable",
     "UpstreamUnimplemented",
+    "UpstreamVerdict",
+    "Worker",
     "WrongItemCount",
     "WrongModality",
     "WrongStream",

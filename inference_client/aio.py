@@ -13,7 +13,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -22,7 +22,6 @@ from typing import Any, Self, TypeAlias, TypeVar, Unpack, overload
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
-from multimodal.v1 import preprocessor_pb2_grpc
 from multimodal.v1.preprocessor_pb2 import EstimateRequest
 
 from inference_client import ask, failures
@@ -45,8 +44,10 @@ from inference_client.connection import (
     Line,
     Retries,
     channel_options,
+    rpcs,
     tenant_metadata,
 )
+from inference_client.diagnosis import Diagnosis, SelfCheck
 from inference_client.errors import CallCancelled, SidecarError
 from inference_client.hedges import Answered, Ended, Failed, Hedger, Hedges, Lines, Pause, Send, Steps, Wait
 from inference_client.held import AsyncHeld, held_rpcs
@@ -100,7 +101,7 @@ class AsyncClient:
         self._lines = Lines.of(address, retries, hedges)
         self._hedger = None if hedges is None else Hedger(hedges, self._lines)
         self._channels: dict[Line, grpc.aio.Channel] = {}
-        self._stubs: dict[Line, preprocessor_pb2_grpc.PreprocessorAsyncStub] = {}
+        self._rpcs: dict[Line, Mapping[str, Callable[..., Any]]] = {}
         self._held: Mapping[str, Callable[..., Any]] = {}
         self._closed = asyncio.Event()
 
@@ -245,6 +246,46 @@ class AsyncClient:
         """
         return await self._send(self._calls.placeholder_tokens(model, sizes), self._until(timeout))
 
+    async def verdict(
+        self, upstream: str = "", window_s: float = 0.0, *, timeout: float | None = None
+    ) -> Diagnosis:
+        """Whether the accelerator was kept waiting, by what, and what would help; `print` says it for people.
+
+        Of the model server's model `upstream`, by default of all of them; over the last `window_s` seconds, up to 60,
+        by default as the sidecar is set.
+        """
+        return await self._send(self._calls.verdict(upstream, window_s), self._until(timeout))
+
+    async def watch(
+        self, upstream: str = "", window_s: float = 0.0, interval_s: float = 0.0
+    ) -> AsyncGenerator[Diagnosis, None]:
+        """The verdict now and whenever it is new, about twice a second, at most once in `interval_s` seconds.
+
+        It has no deadline: it ends when the iterator is closed, or by an error. Closing the client ends it too.
+        """
+        call = self._calls.watch(upstream, window_s, interval_s)
+        verdicts = self._rpc(call, self._lines.ordinary)(call.request, metadata=self._metadata)
+        try:
+            async for verdict in verdicts:
+                yield call.read(verdict)
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(call.model, error) from error
+        except asyncio.CancelledError:
+            _raise_if_closed(self, closed=self._closed.is_set())
+            raise
+        finally:
+            verdicts.cancel()
+
+    async def self_check(
+        self, model: str, seconds: float = 0.0, *, timeout: float | None = None
+    ) -> SelfCheck:
+        """Whether the verdict's figure is right: the model's next request is replayed, to see what it does when fed.
+
+        It loads the accelerator, for `seconds` (0.5 to 10, by default 2), after as long a look at what it does by
+        itself. With waiting for a request it takes up to twice that and 12 s: give a long one a `timeout`.
+        """
+        return await self._send(self._calls.self_check(model, seconds), self._until(timeout))
+
     async def close(self) -> None:
         """Closes the connection; calls under way end as CallCancelled."""
         self._closed.set()
@@ -377,9 +418,9 @@ class AsyncClient:
     def _rpc(self, call: Call[Any], line: Line) -> Any:  # noqa: ANN401 - gRPC has four kinds, with no common class
         """What makes the call."""
         channel = self._channel(line)
-        if line not in self._stubs:
-            self._stubs[line] = preprocessor_pb2_grpc.PreprocessorStub(channel)
-        return getattr(self._stubs[line], call.rpc)
+        if line not in self._rpcs:
+            self._rpcs[line] = rpcs(channel)
+        return self._rpcs[line][call.rpc]
 
     def _channel(self, line: Line) -> grpc.aio.Channel:
         """Made on the running loop, which it then belongs to."""

@@ -13,11 +13,12 @@ from itertools import chain
 from typing import Any, Generic, TypeAlias, TypedDict, TypeVar, Unpack
 
 from google.protobuf.message import Message
-from multimodal.v1 import media_pb2, preprocessor_pb2
+from multimodal.v1 import diagnostics_pb2, media_pb2, preprocessor_pb2
 from numpy.typing import DTypeLike
 
 from inference_client import facts, replies
 from inference_client.ask import Asking
+from inference_client.diagnosis import Diagnosis, SelfCheck
 from inference_client.errors import InvalidInput, ModelMismatch, SidecarError
 from inference_client.items import Item, MediaItem, as_item, listed
 from inference_client.results import (
@@ -128,7 +129,7 @@ class Outgoing(Iterator[Message]):
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[ResultT]):
-    """One RPC, to be made once: its name in the service, its request, and what its reply means.
+    """One RPC, to be made once: its name in its service, its request, and what its reply means.
 
     `model` is the one asked ("": none). `outgoing` is set for an upload and takes the place of
     `request`. `read` takes the reply; of a stream, each event. `repeatable`: sending it twice does no harm,
@@ -319,6 +320,21 @@ class Calls:
         asked = [preprocessor_pb2.PictureSize(width=width, height=height) for width, height in sizes]
         request = preprocessor_pb2.GetModelRequest(model=name, sizes=asked)
         return Call("GetModel", name, request, _read_tokens, repeatable=True)
+
+    # These ask one sidecar about itself: another one's answer, to a hedge, would be about another.
+    def verdict(self, upstream: str, window_s: float) -> Call[Diagnosis]:
+        request = diagnostics_pb2.VerdictRequest(window_s=window_s, upstream=upstream)
+        return Call("Verdict", "", request, replies.diagnosis)
+
+    def watch(self, upstream: str, window_s: float, interval_s: float) -> Call[Diagnosis]:
+        request = diagnostics_pb2.WatchVerdictRequest(
+            window_s=window_s, upstream=upstream, interval_s=interval_s
+        )
+        return Call("WatchVerdict", "", request, replies.watched)
+
+    def self_check(self, model: str, seconds: float) -> Call[SelfCheck]:
+        request = diagnostics_pb2.SelfCheckRequest(model=model, seconds=seconds)
+        return Call("SelfCheck", model, request, replies.self_check)
 
     def must_learn(self, model: str, inputs: Mapping[str, InputValue] | None) -> bool:
         """Whether the model's declaration is needed for these inputs and not known yet."""

@@ -11,13 +11,12 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
 import grpc
-from multimodal.v1 import preprocessor_pb2_grpc
 from multimodal.v1.preprocessor_pb2 import EstimateRequest
 
 from inference_client import ask, failures
@@ -39,8 +38,10 @@ from inference_client.connection import (
     Line,
     Retries,
     channel_options,
+    rpcs,
     tenant_metadata,
 )
+from inference_client.diagnosis import Diagnosis, SelfCheck
 from inference_client.errors import CallCancelled, SidecarError
 from inference_client.hedges import Answered, Ended, Failed, Hedger, Hedges, Lines, Pause, Send, Steps, Wait
 from inference_client.held import Held, held_rpcs
@@ -126,9 +127,7 @@ class Client:
                 if credentials is None
                 else grpc.secure_channel(line.address, credentials, options)
             )
-        self._stubs = {
-            line: preprocessor_pb2_grpc.PreprocessorStub(channel) for line, channel in self._channels.items()
-        }
+        self._rpcs = {line: rpcs(channel) for line, channel in self._channels.items()}
         self._held = held_rpcs(self._channels[self._lines.ordinary])
 
     @overload
@@ -271,6 +270,42 @@ class Client:
         """
         return self._send(self._calls.placeholder_tokens(model, sizes), self._until(timeout))
 
+    def verdict(
+        self, upstream: str = "", window_s: float = 0.0, *, timeout: float | None = None
+    ) -> Diagnosis:
+        """Whether the accelerator was kept waiting, by what, and what would help; `print` says it for people.
+
+        Of the model server's model `upstream`, by default of all of them; over the last `window_s` seconds, up to 60,
+        by default as the sidecar is set.
+        """
+        return self._send(self._calls.verdict(upstream, window_s), self._until(timeout))
+
+    def watch(
+        self, upstream: str = "", window_s: float = 0.0, interval_s: float = 0.0
+    ) -> Generator[Diagnosis, None, None]:
+        """The verdict now and whenever it is new, about twice a second, at most once in `interval_s` seconds.
+
+        It has no deadline: it ends when the iterator is closed, or by an error. Closing the client ends it too.
+        """
+        call = self._calls.watch(upstream, window_s, interval_s)
+        watching = self._rpc(call, self._lines.ordinary)
+        verdicts: _StreamCall = watching(call.request, metadata=self._metadata)
+        try:
+            for verdict in verdicts:
+                yield call.read(verdict)
+        except grpc.RpcError as error:
+            raise self._failure(call.model, error) from error
+        finally:
+            verdicts.cancel()
+
+    def self_check(self, model: str, seconds: float = 0.0, *, timeout: float | None = None) -> SelfCheck:
+        """Whether the verdict's figure is right: the model's next request is replayed, to see what it does when fed.
+
+        It loads the accelerator, for `seconds` (0.5 to 10, by default 2), after as long a look at what it does by
+        itself. With waiting for a request it takes up to twice that and 12 s: give a long one a `timeout`.
+        """
+        return self._send(self._calls.self_check(model, seconds), self._until(timeout))
+
     def close(self) -> None:
         """Closes the connection; calls under way end as CallCancelled."""
         self._closed.set()
@@ -390,7 +425,7 @@ class Client:
 
     def _rpc(self, call: Call[Any], line: Line) -> Any:  # noqa: ANN401 - gRPC has four kinds, with no common class
         self._require_open()
-        return getattr(self._stubs[line], call.rpc)
+        return self._rpcs[line][call.rpc]
 
     def _require_open(self) -> None:
         if self._closed.is_set():

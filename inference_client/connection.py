@@ -4,14 +4,20 @@ Retries are gRPC's alone (its service config); no verb loops. gRPC retries a cal
 of an answer has come, waits as long as the server's push-back says (`grpc-retry-pushback-ms`; a
 negative one forbids the retry, which is how the server says "for good" by a status that is otherwise
 retried), stays within the call's deadline, and stops for a while when most calls fail (retry throttling).
+Diagnostics are not retried: who asks why nothing works is told at once that nothing answers.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import grpc
+import grpc.aio
+from multimodal.v1 import diagnostics_pb2_grpc, preprocessor_pb2_grpc
 
 # Where a sidecar listens unless told otherwise.
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -99,6 +105,12 @@ def channel_options(retries: Retries, upload_threshold: int) -> list[tuple[str, 
         # A sidecar is near: an `http_proxy` in the environment is meant for other traffic.
         ("grpc.enable_http_proxy", 0),
     ]
+
+
+def rpcs(channel: grpc.Channel | grpc.aio.Channel) -> Mapping[str, Callable[..., Any]]:
+    """What makes calls on `channel`, by RPC: no two services of the contract have one of the same name."""
+    stubs = (preprocessor_pb2_grpc.PreprocessorStub, diagnostics_pb2_grpc.DiagnosticsStub)
+    return {name: rpc for stub in stubs for name, rpc in vars(stub(channel)).items()}
 
 
 def tenant_metadata(tenant: str, key: str) -> tuple[tuple[str, str], ...]:

@@ -9,9 +9,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from multimodal.v1 import media_pb2, preprocessor_pb2
+from multimodal.v1 import diagnostics_pb2, media_pb2, preprocessor_pb2
 from numpy.typing import NDArray
 
+from inference_client.diagnosis import (
+    AcceleratorState,
+    Advice,
+    Cause,
+    Diagnosis,
+    Finding,
+    Fleet,
+    Gpu,
+    Lane,
+    Machine,
+    SelfCheck,
+    StageLoad,
+    StarvationLevel,
+    StarvedTime,
+    UpstreamVerdict,
+    Worker,
+)
 from inference_client.errors import BadReply, SidecarError
 from inference_client.failures import from_problem
 from inference_client.results import (
@@ -55,6 +72,37 @@ _REUSES: Mapping[int, Reuse] = {
     media_pb2.REUSE_UNSPECIFIED: Reuse.MADE,
     media_pb2.REUSE_KEPT: Reuse.KEPT,
     media_pb2.REUSE_SHARED: Reuse.SHARED,
+}
+_ACCELERATOR_STATES: Mapping[int, AcceleratorState] = {
+    diagnostics_pb2.ACCELERATOR_STATE_BUSY: AcceleratorState.BUSY,
+    diagnostics_pb2.ACCELERATOR_STATE_HUNG: AcceleratorState.HUNG,
+    diagnostics_pb2.ACCELERATOR_STATE_IDLE_BATCH: AcceleratorState.IDLE_BATCH,
+    diagnostics_pb2.ACCELERATOR_STATE_IDLE_XFER: AcceleratorState.IDLE_XFER,
+    diagnostics_pb2.ACCELERATOR_STATE_IDLE_PREP: AcceleratorState.IDLE_PREP,
+    diagnostics_pb2.ACCELERATOR_STATE_IDLE_DEMAND: AcceleratorState.IDLE_DEMAND,
+}
+_CAUSES: Mapping[int, Cause] = {
+    diagnostics_pb2.CAUSE_RECEIVE: Cause.RECEIVE,
+    diagnostics_pb2.CAUSE_PROBE: Cause.PROBE,
+    diagnostics_pb2.CAUSE_ADMIT: Cause.ADMIT,
+    diagnostics_pb2.CAUSE_THROTTLED: Cause.THROTTLED,
+    diagnostics_pb2.CAUSE_DECODE: Cause.DECODE,
+    diagnostics_pb2.CAUSE_TRANSFORM: Cause.TRANSFORM,
+    diagnostics_pb2.CAUSE_PACK: Cause.PACK,
+    diagnostics_pb2.CAUSE_DELIVER: Cause.DELIVER,
+}
+_FINDINGS: Mapping[int, Finding] = {
+    diagnostics_pb2.FINDING_NO_DEMAND: Finding.NO_DEMAND,
+    diagnostics_pb2.FINDING_ACCELERATOR: Finding.ACCELERATOR,
+    diagnostics_pb2.FINDING_STARVED: Finding.STARVED,
+    diagnostics_pb2.FINDING_TRANSPORT: Finding.TRANSPORT,
+    diagnostics_pb2.FINDING_BATCH: Finding.BATCH,
+    diagnostics_pb2.FINDING_HUNG: Finding.HUNG,
+}
+_LEVELS: Mapping[int, StarvationLevel] = {
+    diagnostics_pb2.STARVATION_LEVEL_NONE: StarvationLevel.NONE,
+    diagnostics_pb2.STARVATION_LEVEL_MODERATE: StarvationLevel.MODERATE,
+    diagnostics_pb2.STARVATION_LEVEL_SEVERE: StarvationLevel.SEVERE,
 }
 _TIMES = tuple(StageTimes.__dataclass_fields__)
 
@@ -226,6 +274,109 @@ class StreamReader:
         """To be called when the stream has ended. Raises BadReply if it ended without saying so."""
         if self.finished is None:
             raise BadReply("the stream ended without its last event; some outputs may be missing")
+
+
+def diagnosis(message: diagnostics_pb2.VerdictResponse) -> Diagnosis:
+    fleet, machine = message.fleet, message.machine
+    return Diagnosis(
+        window_s=message.window_s,
+        upstreams=tuple(_upstream(each) for each in message.upstreams),
+        stages=tuple(StageLoad(each.stage, _kind(each.modality), each.seconds) for each in message.stages),
+        lanes=tuple(
+            Lane(
+                modality=_MODALITIES.get(each.modality, Modality.UNKNOWN),
+                cost_class=each.cost_class,
+                queued=each.queued,
+                queued_cpu_s=each.queued_cpu_s,
+            )
+            for each in message.lanes
+        ),
+        fleet=Fleet(
+            processes=fleet.processes,
+            image_threads=fleet.image_threads,
+            audio_threads=fleet.audio_threads,
+            express_threads=fleet.express_threads,
+            calls=fleet.calls,
+            queued=fleet.queued,
+            running=fleet.running,
+            handed=fleet.handed,
+            workers=tuple(Worker(each.pid, each.cores) for each in fleet.workers),
+        ),
+        machine=Machine(
+            cores=machine.cores,
+            quota=machine.quota or None,
+            front=machine.front,
+            workers=machine.workers,
+            idle=machine.idle,
+            throttled=machine.throttled,
+        )
+        if message.HasField("machine")
+        else None,
+        gpus=tuple(Gpu(each.index, each.name, each.utilisation, each.memory) for each in message.gpus),
+    )
+
+
+def watched(message: diagnostics_pb2.WatchVerdictResponse) -> Diagnosis:
+    return diagnosis(message.verdict)
+
+
+def self_check(message: diagnostics_pb2.SelfCheckResponse) -> SelfCheck:
+    return SelfCheck(
+        upstream=message.upstream,
+        live_rows_per_s=message.live_rows_per_s,
+        fed_rows_per_s=message.fed_rows_per_s,
+        starved_by_rates=message.starved_by_rates,
+        starved_by_accounts=message.starved_by_accounts,
+        agree=message.agree,
+        summary=message.summary,
+    )
+
+
+def _upstream(message: diagnostics_pb2.UpstreamVerdict) -> UpstreamVerdict:
+    states: dict[AcceleratorState, float] = {}
+    for each in message.states:
+        state = _ACCELERATOR_STATES.get(each.state, AcceleratorState.UNKNOWN)
+        states[state] = states.get(state, 0.0) + each.seconds
+    return UpstreamVerdict(
+        upstream=message.upstream,
+        models=tuple(message.models),
+        finding=_FINDINGS.get(message.finding, Finding.UNKNOWN),
+        level=_LEVELS.get(message.level, StarvationLevel.UNKNOWN),
+        cause=_CAUSES.get(message.cause, Cause.UNKNOWN) if message.cause else None,
+        modality=_kind(message.modality),
+        summary=message.summary,
+        alarm=message.alarm,
+        alarm_for_s=message.alarm_for_s,
+        starved=message.starved,
+        underfilled=message.underfilled,
+        utilisation=message.utilisation if message.HasField("utilisation") else None,
+        states=states,
+        causes=tuple(
+            StarvedTime(_CAUSES.get(each.cause, Cause.UNKNOWN), _kind(each.modality), each.seconds)
+            for each in message.causes
+        ),
+        advice=tuple(_advice(each) for each in message.advice),
+        rows_per_s=message.rows_per_s,
+        ceiling_rows_per_s=message.ceiling_rows_per_s or None,
+        counted=message.counted,
+        note=message.note,
+    )
+
+
+def _advice(message: diagnostics_pb2.Advice) -> Advice:
+    return Advice(
+        setting=message.setting,
+        present=message.present,
+        proposed=message.proposed,
+        why=message.why,
+        rows_per_s=message.rows_per_s if message.HasField("rows_per_s") else None,
+        then_rows_per_s=message.then_rows_per_s if message.HasField("then_rows_per_s") else None,
+    )
+
+
+def _kind(modality: int) -> Modality | None:
+    """None for calls without media, of which the contract says nothing."""
+    return _MODALITIES.get(modality, Modality.UNKNOWN) if modality else None
 
 
 def _prepared(

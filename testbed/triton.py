@@ -93,11 +93,13 @@ class Triton:
         installation: Installation | None = None,
         external: str | None = None,
         start_timeout_s: float = START_TIMEOUT_S,
+        flags: Sequence[str] = (),
     ) -> Triton:
         """Starts a server with these models of the repository (None: all that can be) and returns when it is ready.
 
         `external`, where given and not empty, is the host:port of a server that already runs and is
-        used instead. `installation` defaults to what `python -m testbed.install` made. Raises
+        used instead. `installation` defaults to what `python -m testbed.install` made; `flags` are further ones of the
+        server's own. Raises
         TritonFailed with the log's tail when the server exits or is not ready in time, and
         CannotInstall when nothing is installed.
         """
@@ -106,7 +108,7 @@ class Triton:
         found = installation or installed()
         if models is None:
             models = servable(found, repository)
-        server = _Server(found, repository, models)
+        server = _Server(found, repository, models, flags)
         try:
             server.launch(start_timeout_s)
         except BaseException:
@@ -191,7 +193,9 @@ def servable(found: Installation, repository: Path = MODELS) -> list[str]:
 class _Server:
     """The server process and what belongs to it: its group, its guard, its shared memory, its log."""
 
-    def __init__(self, found: Installation, repository: Path, models: Sequence[str]) -> None:
+    def __init__(
+        self, found: Installation, repository: Path, models: Sequence[str], flags: Sequence[str] = ()
+    ) -> None:
         grpc, http_, metrics = _free_ports(3)
         self.grpc_address, self.http_address = f"{HOST}:{grpc}", f"{HOST}:{http_}"
         self.metrics_address = f"{HOST}:{metrics}"
@@ -224,6 +228,7 @@ class _Server:
             "--allow-gpu-metrics=false",
             "--pinned-memory-pool-byte-size=0",
             "--exit-timeout-secs=5",
+            *flags,
         ]
 
     @property

@@ -1,14 +1,14 @@
-"""Which command is meant, and how it ends: 0 well, 2 wrong settings, 1 anything else."""
+"""Which command is meant, and how it ends: 0 well, 2 wrong settings, 1 anything else; `doctor` says its own."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sidecar.cli import doctor, recipe, top
 from sidecar.cli.bench import bench
-from sidecar.cli.recipe import add_arguments, recipe
 from sidecar.cli.serve import serve
 from sidecar.errors import SetupError
 from sidecar.settings import ENV_PREFIX, load_settings, slips
@@ -44,14 +44,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     benching.add_argument("name", help="its name, such as efficiency")
     benching.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
-    add_arguments(
+    recipe.add_arguments(
         commands.add_parser(
             "recipe",
             help="show or export what is done with a model's media",
             description="Show what a model's files make of its media, or export the part that a GPU may do.",
         )
     )
+    doctor.add_arguments(
+        commands.add_parser(
+            "doctor",
+            help="say whether the accelerator is kept waiting, by what, and what would help",
+            description="Ask a running sidecar whether the accelerator was kept waiting, by what, and what would help.",
+        )
+    )
+    top.add_arguments(
+        commands.add_parser(
+            "top",
+            help="show the same, live",
+            description="Show what the accelerator and the sidecar are at, live, until q or Ctrl-C.",
+        )
+    )
     return parser
+
+
+# The commands that read their own flags and need no settings.
+_ASKED: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "recipe": recipe.recipe,
+    "doctor": doctor.doctor,
+    "top": top.top,
+}
 
 
 def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -61,8 +83,8 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         if options.command == "bench":
             return bench(options.name, as_json=options.json)
-        if options.command == "recipe":
-            return recipe(options)
+        if options.command in _ASKED:
+            return _ASKED[options.command](options)
         settings = load_settings(
             options.config or (Path(named) if named else None), environ, options.overrides
         )

@@ -7,6 +7,7 @@ the container's own group, is what is left to read. It reads which groups there 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -22,11 +23,15 @@ def group_files(root: Path, places: Places) -> Iterator[Path]:
     `root` is where the file system begins. A process's own group comes before those above it.
     """
     try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        # A group's name is bytes of somebody's choice, as any file's.
+        lines = os.fsdecode((root / "proc/self/cgroup").read_bytes()).split("\n")
     except OSError:
         lines = []
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        parts = line.split(":", 2)
+        if len(parts) < 3:  # noqa: PLR2004 - a hierarchy's number, controllers, a path; or the text's end
+            continue
+        _, controllers, path = parts
         for controller in controllers.split(","):
             for mount, file in places.get(controller, ()):
                 # `..` is how the kernel tells of a group above the namespace's top.

@@ -30,23 +30,28 @@ class Gpu:
 
 
 class Gpus:
-    """The driver's view. Opened once; without a driver, or with one that fails, there are no GPUs."""
+    """The driver's view. Opened once; without a driver there are no GPUs, and one that fails is left out."""
 
     def __init__(self, library: Any = pynvml) -> None:  # noqa: ANN401 - a module, or one like it
         self._library = library
-        self._handles: list[tuple[Any, str]] = []
+        self._handles: list[tuple[int, Any, str]] = []
         try:
             library.nvmlInit()
-            for index in range(library.nvmlDeviceGetCount()):
-                handle = library.nvmlDeviceGetHandleByIndex(index)
-                self._handles.append((handle, str(library.nvmlDeviceGetName(handle))))
+            count = library.nvmlDeviceGetCount()
         except library.NVMLError as error:
             log.debug("no GPU is looked at: %s", error)
+            return
+        for index in range(count):
+            try:
+                handle = library.nvmlDeviceGetHandleByIndex(index)
+                self._handles.append((index, handle, str(library.nvmlDeviceGetName(handle))))
+            except library.NVMLError as error:
+                log.debug("GPU %d is not looked at: %s", index, error)
 
     def look(self) -> tuple[Gpu, ...]:
         """All of them now."""
         found = []
-        for index, (handle, name) in enumerate(self._handles):
+        for index, handle, name in self._handles:
             try:
                 rates = self._library.nvmlDeviceGetUtilizationRates(handle)
                 memory = self._library.nvmlDeviceGetMemoryInfo(handle)

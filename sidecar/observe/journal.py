@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from sidecar.media import Modality
-from sidecar.observe.timings import Stage, Timeline, Timings
+from sidecar.observe.timings import Timeline, Timings
 from sidecar.observe.trace_context import TraceContext
 
 # Ended calls that wait to be looked at: half a minute of the fastest load seen. Past it the oldest are dropped.
 _MOST_ENDED: Final = 1 << 14
+# Of a caller's own text, which may be as long as its message. Characters; a UUID has 36.
+_MOST_OF_AN_ID: Final = 64
 
 
 class ObservedItem(Protocol):
@@ -62,7 +64,6 @@ class Arrival:
     """A call whose headers came, and of which nothing else is known yet."""
 
     at_ns: int
-    trace: TraceContext | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +71,8 @@ class Passage:
     """A call from its arrival until it has ended: live views of what the path fills in.
 
     `upstream` is the model server's name for the model, empty for calls that deliver nothing. `reason` is OK or an
-    error's, empty while the call is under way; `ended_ns` is 0 as long. `encoded_bytes` is what its media took.
+    error's, empty while the call is under way; `ended_ns` is 0 as long. Of `request_id`, the caller's own text, no more
+    than its beginning is kept.
     """
 
     verb: str
@@ -85,7 +87,9 @@ class Passage:
     trace: TraceContext | None = None
     reason: str = ""
     ended_ns: int = 0
-    times: Mapping[Stage, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.request_id = self.request_id[:_MOST_OF_AN_ID]
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,15 +79,16 @@ class RequestLog:
     def __init__(self, config: LogConfig) -> None:
         self._config = config
         self._log = logging.getLogger("sidecar.requests")
-        self._left = config.requests_per_s
-        self._filled_s = time.monotonic()
+        # Full at first: it was last filled an eternity ago.
+        self._left, self._filled_s = 0.0, -math.inf
         self._skipped = 0
 
-    def record(self, ended: Iterable[Passage]) -> None:
-        """Writes the lines of calls that ended."""
+    def record(self, ended: Iterable[Passage], now_s: float | None = None) -> None:
+        """Writes the lines of calls that ended; `now_s` is by the monotonic clock, None for now."""
         if self._config.requests == "off":
             return
-        now_s = time.monotonic()
+        if now_s is None:
+            now_s = time.monotonic()
         # A bucket that holds a second's worth, so that a quiet server logs all and a busy one a steady part.
         most = max(1.0, self._config.requests_per_s)
         self._left = min(most, self._left + (now_s - self._filled_s) * self._config.requests_per_s)
@@ -130,13 +132,9 @@ def request_fields(passage: Passage) -> dict[str, Any]:
     if failed := [item.problem_reason for item in passage.items if item.problem_reason]:
         fields["failed_items"] = failed
     if passage.request_id:
-        fields["request_id"] = passage.request_id[:_MOST_OF_AN_ID]
+        fields["request_id"] = passage.request_id
     if passage.tenant:
         fields["tenant"] = passage.tenant
     if passage.trace is not None:
         fields["trace_id"] = passage.trace.trace_hex
     return fields
-
-
-# Of a caller's own text.
-_MOST_OF_AN_ID = 64

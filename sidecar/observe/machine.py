@@ -17,9 +17,10 @@ from typing import Final
 from sidecar.observe.cgroups import Places, group_files
 from sidecar.observe.clocks import cpu_ns
 
+_STAT: Final = "cpu.stat"
 _STATS: Final[Places] = {
-    "": (("sys/fs/cgroup", "cpu.stat"), ("sys/fs/cgroup/unified", "cpu.stat")),
-    "cpu": (("sys/fs/cgroup/cpu", "cpu.stat"), ("sys/fs/cgroup/cpu,cpuacct", "cpu.stat")),
+    "": (("sys/fs/cgroup", _STAT), ("sys/fs/cgroup/unified", _STAT)),
+    "cpu": (("sys/fs/cgroup/cpu", _STAT), ("sys/fs/cgroup/cpu,cpuacct", _STAT)),
 }
 # Version 1 counts nanoseconds, version 2 microseconds.
 _THROTTLED: Final = re.compile(r"^throttled_(time|usec) (\d+)$", re.MULTILINE)
@@ -33,7 +34,7 @@ _IDLE: Final = slice(3, 5)
 @dataclass(frozen=True, slots=True)
 class Usage:
     """One look. CPU time used until now by the front and by each other process of the sidecar; time that the cores
-    it may run on were idle; time that its control group was throttled, summed over cores, None where none tells.
+    it may run on were idle; time that its control groups were throttled, summed over cores, None where none tells.
 
     `quota_cores`: what the tightest group allows, None for no quota.
     """
@@ -67,27 +68,32 @@ class Spell:
 
 @dataclass(slots=True)
 class Machine:
-    """Looks, with the files that are worth looking at found once. `root` is where the file system begins."""
+    """Looks, with the groups that are worth looking at found once. `root` is where the file system begins."""
 
     root: Path = Path("/")
-    _stat: Path | None = field(init=False, default=None)
+    _groups: tuple[Path, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
-        files = group_files(self.root, _STATS)
-        # A group without a quota counts no periods; of those that do the innermost is ours.
-        self._stat = next((file for file in files if _throttled_ns(file) is not None), None)
+        # The process's own group and those above it: each counts only what its own quota took, and a quota may be any
+        # one's. Mount points are links to each other on many machines, and a group counts once.
+        found = dict.fromkeys(file.parent.resolve() for file in group_files(self.root, _STATS))
+        self._groups = tuple(
+            group for group in found if _throttled_ns(group) is not None or _quota(group) is not None
+        )
 
     def look(self, pids: Iterable[int]) -> Usage:
         """`pids` are the sidecar's processes beside this one."""
         allowed = os.sched_getaffinity(0)
+        throttled = [spent for group in self._groups if (spent := _throttled_ns(group)) is not None]
+        quotas = [quota for group in self._groups if (quota := _quota(group)) is not None]
         return Usage(
             at_ns=time.monotonic_ns(),
             cores=len(allowed),
             front_ns=time.process_time_ns(),
             others_ns={pid: spent for pid in pids if (spent := cpu_ns(pid))},
             idle_ns=self._idle_ns(allowed),
-            throttled_ns=None if self._stat is None else _throttled_ns(self._stat),
-            quota_cores=None if self._stat is None else _quota(self._stat.parent),
+            throttled_ns=sum(throttled) if throttled else None,
+            quota_cores=min(quotas, default=None),
         )
 
     def _idle_ns(self, cores: set[int]) -> int:
@@ -150,10 +156,10 @@ def joined(spells: Sequence[Spell]) -> Spell | None:
     )
 
 
-def _throttled_ns(file: Path) -> int | None:
-    """Throttled nanoseconds by a cpu.stat; None where there is none, or where no quota is counted."""
+def _throttled_ns(group: Path) -> int | None:
+    """For how long a group's own quota kept it waiting; None where that is not counted."""
     try:
-        text = file.read_text(encoding="ascii")
+        text = (group / _STAT).read_text(encoding="ascii")
     except OSError:
         return None
     throttled, periods = _THROTTLED.search(text), _PERIODS.search(text)
@@ -163,12 +169,7 @@ def _throttled_ns(file: Path) -> int | None:
 
 
 def _quota(group: Path) -> float | None:
-    """Cores that a group and those above it allow; None for as many as there are."""
-    found = [quota for each in (group, *group.parents) if (quota := _own_quota(each)) is not None]
-    return min(found, default=None)
-
-
-def _own_quota(group: Path) -> float | None:
+    """Cores that a group's own quota allows; None for as many as there are."""
     try:
         if (group / _V2).exists():
             quota, period = (group / _V2).read_text(encoding="ascii").split()

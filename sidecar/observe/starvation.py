@@ -46,6 +46,13 @@ _LEAST_BOUND_NS: Final = 1_000_000_000
 _FIRST_BOUND_NS: Final = 10_000_000_000
 _BOUND_FACTOR: Final = 5
 _REMEMBERED: Final = 256
+# Round trips of late: some ten seconds' worth.
+_TRIPS: Final = 24
+# By how much a front is late to hear of answers: 99 of 100 times less, with both cores full (docs/design); with a part
+# of the time throttled, up to a period of the kernel's quotas.
+_MOST_LATE_NS: Final = 20_000_000
+_THROTTLED: Final = 0.02
+_PERIOD_NS: Final = 100_000_000
 # Later than any time; and what ranks of calls that were not handed over begin at, in the order of their completion.
 _NEVER: Final = 1 << 62
 _IN_WORK: Final = 1 << 60
@@ -160,23 +167,29 @@ def summed(parts: Sequence[Booked]) -> Booked:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What answers lately were made of, nanoseconds: the way there, an execution, its output, the way back."""
+    """What answers lately were made of, nanoseconds: the way there, an execution, its output, the way back.
+
+    `extra_ns`: how much longer than a small call every one was on its way, as tensors over a network are.
+    """
 
     there_ns: int = 0
     execution_ns: int = 0
     output_ns: int = 0
     back_ns: int = 0
+    extra_ns: int = 0
 
 
 class Account:
-    """The account of one model at the model server. `target_rows` is the batch that it takes at most, 0 for none.
+    """The account of one model at the model server. `target_rows` is the batch that it takes at most, 0 for none;
+    `instances` how many batches it runs at once.
 
     Time is settled once and for good up to `settled_ns`, and foreseen from there on. What is known of calls that ended
     lies in columns, so that a turn costs little more for hundreds of them than for one.
     """
 
-    def __init__(self, begun_ns: int, target_rows: int = 0) -> None:
+    def __init__(self, begun_ns: int, target_rows: int = 0, instances: int = 1) -> None:
         self.target_rows = target_rows
+        self.instances = instances
         self.settled_ns = begun_ns
         self._passages: list[Passage] = []
         self._calls = np.empty((0, len(_Calls)), np.int64)
@@ -185,6 +198,8 @@ class Account:
         self._pace = Pace()
         self._progress_ns = begun_ns
         self._took: deque[int] = deque(maxlen=_REMEMBERED)
+        self._rtts: deque[int] = deque(maxlen=_TRIPS)
+        self._free_ns = begun_ns
         self._executed: list[tuple[int, int, int]] = []
 
     @property
@@ -219,9 +234,12 @@ class Account:
         unplaced = self._runs.size and not self._runs[:, _Runs.PLACED].all()
         return bool(unplaced) or any(passage.handovers for passage in under_way)
 
-    def count(self, counters: Counters) -> None:
-        """Lays out what was answered since the last counters, by how these have grown."""
+    def count(self, counters: Counters, throttled: float = 0.0) -> None:
+        """Lays out what was answered since the last counters, by how these have grown; `throttled` is the part of
+        the time since then that a quota took, 0 to 1.
+        """
         before, self._counted = self._counted, counters
+        self._rtts.append(counters.rtt_ns)
         runs = self._runs
         fresh = np.flatnonzero((runs[:, _Runs.PLACED] == 0) & (runs[:, _Runs.ANSWERED] <= counters.at_ns))
         self._took.extend((runs[fresh, _Runs.ANSWERED] - runs[fresh, _Runs.HANDED])[-_REMEMBERED:].tolist())
@@ -231,8 +249,12 @@ class Account:
             self._progress_ns = max(self._progress_ns, counters.at_ns - counters.rtt_ns)
         fresh = fresh[runs[fresh, _Runs.KIND] == _PLAIN]
         if fresh.size and counters.requests > before.requests:
-            runs[fresh], executed, self._pace = place(runs[fresh], before, counters)
+            free_ns = self._free_ns if self.instances == 1 else 0
+            runs[fresh], executed, self._pace = place(
+                runs[fresh], before, counters, trip(self._rtts, self._pace.extra_ns, throttled), free_ns
+            )
             self._executed += executed
+            self._free_ns = executed[-1][1]
 
     def bound_ns(self) -> int:
         """How long the server may have work and give no sign of life before it hangs."""
@@ -241,7 +263,7 @@ class Account:
         high = sorted(self._took)[int(0.99 * (len(self._took) - 1))]
         return max(_LEAST_BOUND_NS, _BOUND_FACTOR * high)
 
-    def ceiling(self, booked: Booked, instances: int) -> float:
+    def ceiling(self, booked: Booked) -> float:
         """Rows a second that the accelerator could work off; 0 where that is not known.
 
         By what executions of each batch size took since the server's start, a line through them (an execution and so
@@ -254,7 +276,7 @@ class Account:
             slope, base = np.polyfit(rows, took, 1, w=np.sqrt(weights))
             largest = base + slope * self.target_rows
             if slope > 0 and largest > 0:
-                return float(self.target_rows / largest * 1e9 * instances)
+                return float(self.target_rows / largest * 1e9 * self.instances)
         busy = booked.states[State.BUSY]
         return booked.rows / busy * 1e9 if busy else 0.0
 
@@ -501,28 +523,59 @@ def off_core(passage: Passage) -> float:
 
 def _charge_to(passage: Passage, begun_ns: int, ended_ns: int, booked: Booked, throttled: float) -> None:
     found, modality = steps(passage), passage.modality
-    number, at = bisect_right(found, begun_ns, key=operator.itemgetter(0)), begun_ns
+    number, at, worked = bisect_right(found, begun_ns, key=operator.itemgetter(0)), begun_ns, 0
     while at < ended_ns:
         until, cause = found[number]
         nanoseconds = min(until, ended_ns) - at
-        if throttled and cause is not Cause.RECEIVE:
-            lost = int(nanoseconds * (min(throttled, off_core(passage)) if cause in _WORKED else throttled))
-            booked.starved[Cause.THROTTLED, modality] += lost
-            nanoseconds -= lost
-        booked.starved[cause, modality] += nanoseconds
         at, number = until, number + 1
+        if cause in _WORKED:
+            worked += nanoseconds
+            continue
+        if throttled and cause is not Cause.RECEIVE:
+            booked.starved[Cause.THROTTLED, modality] += int(throttled * nanoseconds)
+            nanoseconds -= int(throttled * nanoseconds)
+        booked.starved[cause, modality] += nanoseconds
+    if worked:
+        _spread(passage, worked, booked, throttled)
+
+
+def _spread(passage: Passage, worked_ns: int, booked: Booked, throttled: float) -> None:
+    """Charges time in a worker to all that its worker did, by how long each took: one thread does it back to back, so
+    whichever was longest is what it is late for, and not the one that happened to come last.
+    """
+    parts: Counter[Cause] = Counter()
+    for stage, begun, ended in passage.timeline.marks:
+        if (cause := _CAUSES.get(stage)) in _WORKED:
+            parts[cause] += ended - begun
+    if throttled:
+        lost = int(min(throttled, off_core(passage)) * worked_ns)
+        booked.starved[Cause.THROTTLED, passage.modality] += lost
+        worked_ns -= lost
+    # Of what has not reported nothing is known, and most of the time, and first, it decodes.
+    whole = sum(parts.values())
+    if not whole:
+        booked.starved[Cause.DECODE, passage.modality] += worked_ns
+        return
+    left = worked_ns
+    for cause, spent in parts.most_common()[1:]:
+        booked.starved[cause, passage.modality] += worked_ns * spent // whole
+        left -= worked_ns * spent // whole
+    booked.starved[parts.most_common(1)[0][0], passage.modality] += left
 
 
 def place(
-    runs: npt.NDArray[np.int64], before: Counters, after: Counters
+    runs: npt.NDArray[np.int64], before: Counters, after: Counters, trip: Trip, free_ns: int
 ) -> tuple[npt.NDArray[np.int64], list[tuple[int, int, int]], Pace]:
     """Lays out runs that were answered between two readings of the server's counters; gives also the executions
     (begun, ended, rows), and what the answers were made of.
 
-    The server tells sums over requests, and how many executions there were. Answers of one execution come
-    together, so the answers are cut at their widest gaps into as many groups as executions; the first answer of a
-    group ends it, less the output and the way back. Before an execution lies the queue, as long as the server
-    counted, and what is left was the way there.
+    The server tells sums over requests, and how many executions there were, each batch size's time apart. Answers of
+    one execution come together, so the answers are cut at their widest gaps into as many groups as executions. Each
+    execution is taken to begin as soon as it could, when its rows were there and the one before had ended (`free_ns`
+    is when the last of an earlier reading had; 0 where several run at once). If its answer came later than that
+    explains, the front was late to hear of it, as far as a front can be; the rest was before the execution: the queue,
+    as long as the server counted, and the way there. What all answers have in common is the way there too: `Pace` has
+    it for the next reading.
     """
     runs = runs[np.argsort(runs[:, _Runs.ANSWERED], kind="stable")]
     handed, answered = runs[:, _Runs.HANDED], runs[:, _Runs.ANSWERED]
@@ -530,21 +583,53 @@ def place(
     output = (after.output_ns - before.output_ns) // requests
     mean = (after.compute_ns - before.compute_ns) // requests
     queue = (after.queue_ns - before.queue_ns) / requests
-    spare = int(np.maximum(0, answered - handed - mean - output).min())
-    back = min(spare, after.rtt_ns) // 2
     groups = _groups(answered, after.executions - before.executions)
     firsts = np.flatnonzero(np.diff(groups, prepend=-1))
     rows = np.add.reduceat(runs[:, _Runs.ROWS], firsts)
     took = _took(rows, before, after, mean)
+    ready = (np.maximum.reduceat(handed, firsts) + trip.there_ns).tolist()
+    told = (answered[firsts] - output).tolist()
+    ends, is_serial, least_ns = [], free_ns > 0, _NEVER
+    for ready_ns, told_ns, took_ns in zip(ready, told, took.tolist(), strict=True):
+        late_ns = told_ns - max(ready_ns, free_ns) - took_ns
+        least_ns = min(least_ns, late_ns)
+        free_ns = told_ns - min(max(late_ns, trip.back_ns), trip.most_back_ns)
+        ends.append(free_ns)
+        free_ns *= is_serial
     # A part of a batch that was answered so soon cannot have waited for more.
-    ended = np.maximum(handed, (answered[firsts] - back - output)[groups])
+    ended = np.maximum(handed, np.array(ends, np.int64)[groups])
     begun = np.maximum(handed, ended - took[groups])
     there = max(0, int(float((begun - handed).mean()) - queue))
     runs[:, _Runs.BEGUN], runs[:, _Runs.ENDED] = begun, ended
     runs[:, _Runs.THERE] = np.minimum(begun, handed + there)
     runs[:, _Runs.PLACED] = 1
     executed = zip(begun[firsts].tolist(), ended[firsts].tolist(), rows.tolist(), strict=True)
-    return runs, list(executed), Pace(there, mean, output, back)
+    extra = max(0, trip.extra_ns + least_ns - trip.back_ns)
+    return runs, list(executed), Pace(there, mean, output, trip.back_ns, extra)
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """How long the way to the model server is, nanoseconds: there, of it what is beyond a small call's (`extra_ns`),
+    back, and back at most with the front being late to hear of an answer.
+    """
+
+    there_ns: int
+    extra_ns: int
+    back_ns: int
+    most_back_ns: int
+
+
+def trip(rtts_ns: Sequence[int], extra_ns: int, throttled: float) -> Trip:
+    """By round trips of late; there must be one at least. Until an execution begins, 0.8 of a usual one passes (by
+    Triton's own trace: 0.7 to 0.75 ms beside round trips of 0.85 to 1.0); half of an undisturbed one is the way back.
+
+    A busy front is late by some milliseconds, and one that a quota keeps from running by most of a quota's period.
+    """
+    ordered = sorted(rtts_ns)
+    back = ordered[0] // 2
+    most = _MOST_LATE_NS if throttled < _THROTTLED else _PERIOD_NS
+    return Trip(int(0.8 * ordered[len(ordered) // 2]) + extra_ns, extra_ns, back, max(back, most))
 
 
 def _groups(answered: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:

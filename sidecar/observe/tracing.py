@@ -7,10 +7,11 @@ trace context is handed on as it came. It never waits for a collector, and loses
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Final
 
 from annotated_types import Ge, Le
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -26,7 +27,11 @@ from sidecar.observe.journal import Passage
 from sidecar.observe.timings import Stage
 from sidecar.observe.trace_context import TraceContext, continued, passed_on
 
-_SCOPE = InstrumentationScope("sidecar")
+_SCOPE: Final = InstrumentationScope("sidecar")
+_SERVICE: Final = "multimodal.v1.Preprocessor"
+# How long an end may wait for a collector that does not answer: little of what Kubernetes gives a pod (30 s), of
+# which draining has taken most. The SDK would wait for 30 s.
+_LAST_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,8 @@ class TracingConfig:
     """`endpoint`: "host:port" of an OpenTelemetry collector that takes OTLP over gRPC; empty exports nothing.
 
     `ratio`: the part of requests without a caller's trace that are kept, 0 to 1; a caller's own word counts for its
-    own. `tls`: whether the collector is spoken to by TLS. `headers`: metadata for it, such as a key. `service`: the
-    name that spans are found by.
+    own. `tls`: whether the collector is spoken to by TLS. `headers`: metadata for it, such as a key, their names in any
+    case. `service`: the name that spans are found by.
     """
 
     endpoint: str = ""
@@ -59,18 +64,20 @@ class Tracing:
 
     def __init__(self, config: TracingConfig, exporter: SpanExporter | None = None) -> None:
         self._config = config
+        self._exporter = exporter
         self._processor: BatchSpanProcessor | None = None
-        if config.endpoint or exporter is not None:
+        if config.endpoint and exporter is None:
+            self._exporter = OTLPSpanExporter(
+                endpoint=config.endpoint,
+                insecure=not config.tls,
+                # gRPC takes names in lower case only, and sends nothing where one is not.
+                headers={name.lower(): value for name, value in config.headers.items()},
+            )
+        if self._exporter is not None:
             # The SDK tells every failed attempt; a collector that is away must not fill the log.
             logging.getLogger("opentelemetry").setLevel(logging.ERROR)
-            self._processor = BatchSpanProcessor(
-                exporter
-                or OTLPSpanExporter(
-                    endpoint=config.endpoint, insecure=not config.tls, headers=dict(config.headers)
-                )
-            )
+            self._processor = BatchSpanProcessor(self._exporter)
         self._resource = Resource.create({"service.name": config.service})
-        self._scope = _SCOPE
 
     def context(self, traceparent: str, tracestate: str) -> TraceContext | None:
         """The context of a call whose caller said this; None for a call that is part of no trace."""
@@ -90,15 +97,21 @@ class Tracing:
 
     def close(self) -> None:
         """Sends what is left, for some seconds at most."""
-        if self._processor is not None:
-            self._processor.shutdown()  # type: ignore[no-untyped-call]  # the SDK leaves it so
+        if self._processor is None or self._exporter is None:
+            return
+        # An exporter that is shut down gives up its attempt, and the processor what is left.
+        late = threading.Timer(_LAST_S, self._exporter.shutdown)
+        late.start()
+        self._processor.shutdown()  # type: ignore[no-untyped-call]  # the SDK leaves it so
+        late.cancel()
+        late.join()
 
     def _span(self, passage: Passage, trace: TraceContext, offset_ns: int) -> ReadableSpan:
         flags = TraceFlags(TraceFlags.SAMPLED)
         state = TraceState.from_header([trace.state]) if trace.state else TraceState()
         well = passage.reason == "OK"
         return ReadableSpan(
-            name=f"multimodal.v1.Preprocessor/{passage.verb}",
+            name=f"{_SERVICE}/{_method(passage.verb)}",
             context=SpanContext(
                 trace.trace_id, trace.span_id, is_remote=False, trace_flags=flags, trace_state=state
             ),
@@ -112,16 +125,21 @@ class Tracing:
             status=Status(StatusCode.UNSET) if well else Status(StatusCode.ERROR, passage.reason),
             start_time=passage.timeline.start_ns + offset_ns,
             end_time=passage.ended_ns + offset_ns,
-            instrumentation_scope=self._scope,
+            instrumentation_scope=_SCOPE,
         )
+
+
+def _method(verb: str) -> str:
+    """The contract's name of a verb's call: infer_stream is InferStream."""
+    return verb.title().replace("_", "")
 
 
 def _attributes(passage: Passage) -> dict[str, str | int | float]:
     """What a span says of its call: names and sums, nothing of its media."""
     told: dict[str, str | int | float] = {
         "rpc.system": "grpc",
-        "rpc.service": "multimodal.v1.Preprocessor",
-        "rpc.method": passage.verb,
+        "rpc.service": _SERVICE,
+        "rpc.method": _method(passage.verb),
         "sidecar.model": passage.model,
         "sidecar.items": len(passage.items),
         "sidecar.items_failed": sum(bool(item.problem_reason) for item in passage.items),

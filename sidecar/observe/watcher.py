@@ -161,6 +161,7 @@ class Watcher:
         self._demands: deque[tuple[int, Demand]] = deque()
         self._spells: deque[tuple[int, Spell]] = deque()
         self._usage: Usage | None = None
+        self._throttled = 0.0
         self._shares: tuple[WorkerView, ...] = ()
         self._turned = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -259,7 +260,7 @@ class Watcher:
     ) -> UpstreamView:
         booked = verdict.booked
         rows_per_s = booked.rows / (booked.span_ns / 1e9) if booked.span_ns else 0.0
-        ceiling = each.account.ceiling(booked, facts.instances)
+        ceiling = each.account.ceiling(booked)
         lines = (
             ()
             if spell is None
@@ -301,7 +302,8 @@ class Watcher:
         for name, fact in facts.items():
             if name not in self._upstreams:
                 self._upstreams[name] = _Upstream(Account(now_ns, fact.target_rows))
-            self._upstreams[name].account.target_rows = fact.target_rows
+            account = self._upstreams[name].account
+            account.target_rows, account.instances = fact.target_rows, fact.instances
         ended = journal.take_ended()
         by_upstream: defaultdict[str, list[Passage]] = defaultdict(list)
         for passage in ended:
@@ -310,11 +312,13 @@ class Watcher:
             each.account.enter(by_upstream[name])
         demand = Demand()
         demand.take(ended, _EXPRESS_BELOW_MS)
+        self._demands.append((now_ns, demand))
+        self._throttled = self._look(demand, now_ns)
         self._sink(ended)
         self.spent_ns += time.thread_time_ns() - begun
         await self._count(facts, self._under_way())
         begun = time.thread_time_ns()
-        self._settle(demand)
+        self._settle()
         self.turns += 1
         self._turned.set()
         self._turned = asyncio.Event()
@@ -349,7 +353,7 @@ class Watcher:
         try:
             counters = await self._around.counters(name, version, _MOST_UNSETTLED_NS / 1e9)
             begun = time.thread_time_ns()
-            each.account.count(counters)
+            each.account.count(counters, self._throttled)
             self.spent_ns += time.thread_time_ns() - begun
         except UpstreamUnimplemented:
             each.uncounted = True
@@ -359,17 +363,15 @@ class Watcher:
         finally:
             each.asking = None
 
-    def _settle(self, demand: Demand) -> None:
+    def _settle(self) -> None:
         now_ns = time.monotonic_ns()
-        throttled = self._look(demand, now_ns)
-        self._demands.append((now_ns, demand))
         until_ns = now_ns - _SETTLED_NS
         for arrival in self._journal.arriving:  # the first is the oldest
             until_ns = max(now_ns - _MOST_UNSETTLED_NS, min(until_ns, arrival.at_ns))
             break
         under_way = self._under_way()
         for name, each in self._upstreams.items():
-            booked, each.tail = each.account.settle(until_ns, now_ns, under_way[name], throttled)
+            booked, each.tail = each.account.settle(until_ns, now_ns, under_way[name], self._throttled)
             if booked.span_ns:
                 each.chunks.append(booked)
                 each.states.update(booked.states)

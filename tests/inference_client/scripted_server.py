@@ -18,7 +18,7 @@ import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from multimodal.v1 import preprocessor_pb2, preprocessor_pb2_grpc
+from multimodal.v1 import diagnostics_pb2_grpc, preprocessor_pb2, preprocessor_pb2_grpc
 
 
 class _Hang:
@@ -86,8 +86,8 @@ class Held:
     then: Any
 
 
-class ScriptedServer(preprocessor_pb2_grpc.PreprocessorServicer):
-    """The service, its script and what it saw: `seen[rpc]` holds one list of messages an attempt.
+class ScriptedServer(preprocessor_pb2_grpc.PreprocessorServicer, diagnostics_pb2_grpc.DiagnosticsServicer):
+    """Both services, their script and what they saw: `seen[rpc]` holds one list of messages an attempt.
 
     `metadata[rpc]` holds what came along with each. `asked` is set with the first attempt, `hanging` while a
     caller hangs, and `left` once that caller has gone.
@@ -187,6 +187,16 @@ class ScriptedServer(preprocessor_pb2_grpc.PreprocessorServicer):
         async for event in self._events("InferStreamUpload", messages, context):
             yield event
 
+    async def Verdict(self, request: Any, context: Any) -> Any:  # noqa: N802 - as above
+        return await self._unary("Verdict", [request], context)
+
+    async def WatchVerdict(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802 - as above
+        async for event in self._events("WatchVerdict", [request], context):
+            yield event
+
+    async def SelfCheck(self, request: Any, context: Any) -> Any:  # noqa: N802 - as above
+        return await self._unary("SelfCheck", [request], context)
+
 
 @asynccontextmanager
 async def serving(address: str = "127.0.0.1:0", *, message_bytes: int = -1) -> AsyncIterator[ScriptedServer]:
@@ -198,6 +208,7 @@ async def serving(address: str = "127.0.0.1:0", *, message_bytes: int = -1) -> A
     options = [("grpc.max_receive_message_length", message_bytes), ("grpc.so_reuseport", 0)]
     server = grpc.aio.server(options=options)
     preprocessor_pb2_grpc.add_PreprocessorServicer_to_server(scripted, server)
+    diagnostics_pb2_grpc.add_DiagnosticsServicer_to_server(scripted, server)
     port = server.add_insecure_port(address)
     scripted.address = address if address.startswith("unix:") else f"127.0.0.1:{port}"
     await server.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from multimodal.v1 import diagnostics_pb2 as pb
 from multimodal.v1 import media_pb2, preprocessor_pb2
 
 from inference_client import Client
 from inference_client.connection import DEFAULT_ADDRESS
 from tests.inference_client.scripted_server import Refusal, ScriptedServer, event
+from tests.inference_client.verdicts import upstream, verdict, well
 
 ROOT = Path(__file__).parents[2]
 FILES = ("photo.jpg", "receipt.png", "a.jpg", "b.png", "broken.gif")
@@ -116,6 +119,38 @@ async def test_the_guides_estimate_runs_as_written(
         await run(example("docs/client.md", "Estimates"), scripted, client=client)
     told = "7.5 602112 64\n" * 2 + "7.5 ms of CPU; an answer in 0.25 s\nOVERLOADED True 1.5\n"
     assert capsys.readouterr().out == told
+
+
+async def test_the_guides_verdict_runs_as_written(
+    scripted: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted.will("Verdict", verdict(upstream()))
+    with Client(scripted.address) as client:
+        await run(example("docs/client.md", r"Was the GPU waiting\?"), scripted, client=client)
+    assert capsys.readouterr().out.splitlines() == [
+        "clip: starved 38% of the time, mostly by image decode.",
+        "  set threads.image: 2 -> 3; 61 rows/s would be 98 rows/s: its threads are all in use",
+        "  callers: far -> nearer: workers wait for bytes",
+        "starved severe 38% decode image",
+        "threads.image 3 98.5",
+        "callers nearer None",
+    ]
+
+
+async def test_the_guides_watch_runs_as_written(
+    scripted: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted.will(
+        "WatchVerdict",
+        [pb.WatchVerdictResponse(verdict=verdict(each)) for each in (well(), upstream(), well("later"))],
+    )
+    document = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python$\n(with contextlib.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    with Client(scripted.address) as client:
+        await run(block, scripted, client=client, contextlib=contextlib)
+    told = capsys.readouterr().out
+    assert told.startswith("clip: starved 38% of the time")
+    assert "later" not in told
 
 
 async def test_the_guides_stream_runs_as_written(
