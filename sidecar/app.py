@@ -197,10 +197,11 @@ class _Observation:
 
 def _observation(settings: Settings, surroundings: Surroundings) -> _Observation:
     tracing, requests = Tracing(settings.tracing), RequestLog(settings.log)
-    sinks = (surroundings.remember, requests.record, tracing.record)
-    if not (settings.verdict.enabled or settings.tracing.endpoint or settings.log.requests != "off"):
+    whole = bool(settings.tracing.endpoint) or settings.log.requests != "off"
+    if not (settings.verdict.enabled or whole):
         return _Observation(Journal(kept=False), tracing, None)
-    journal = Journal()
+    journal = Journal(queues=whole, takers=[surroundings.remember])
+    sinks = (requests.record, tracing.record)
     return _Observation(journal, tracing, Watcher(settings.verdict, journal, surroundings, sinks))
 
 

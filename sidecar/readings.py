@@ -108,7 +108,7 @@ def handover_readings(upstream: TritonUpstream | None) -> Iterator[Reading]:
 
 
 def verdict_readings(watcher: Watcher | None) -> Iterator[Reading]:
-    """A reading a model at the model server, where anybody watches; what IDLE_PREP is charged to by cause and modality."""
+    """What the accelerators did by state, and what IDLE_PREP is charged to, where anybody watches."""
     if watcher is None:
         return
     yield from _told(

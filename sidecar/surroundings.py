@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -63,12 +63,11 @@ class Surroundings:
         self._seen: defaultdict[str, deque[MediaInfo]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
         self._fast: dict[str, Recipe | None] = {}
 
-    def remember(self, ended: Iterable[Passage]) -> None:
-        """Keeps the facts of each call's first item."""
-        for passage in ended:
-            for item in passage.items[:1]:
-                if isinstance(item, Item) and item.info is not None and item.cpu_ms:
-                    self._seen[passage.model].append(item.info)
+    def remember(self, passage: Passage) -> None:
+        """Keeps the facts of a call's first item."""
+        for item in passage.items[:1]:
+            if isinstance(item, Item) and item.info is not None and item.cpu_ms:
+                self._seen[passage.model].append(item.info)
 
     def upstreams(self) -> Mapping[str, UpstreamFacts]:
         """The models at the model server by name, several served ones together where they ask the same."""

@@ -26,7 +26,7 @@ from bench.processes import free_ports, on_cores, since, spent
 from bench.rig import CORES
 
 _BLOCK_S = 2.0
-_PAIRS = 12
+_PAIRS = 8
 _SIZES = ("640x480", "1920x1080")
 
 

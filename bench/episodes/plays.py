@@ -28,10 +28,10 @@ from bench.mix import screenshot
 from bench.photos import photos
 from bench.sidecars import PREPROCESS
 
-CALM_S, FAULT_S, WINDOW_S = 1.5, 5.5, 4.0
+CALM_S, FAULT_S, WINDOW_S = 1.2, 5.0, 4.0
 """Seconds before the fault, from it to the end, and those at the end that are compared."""
 # Between episodes, for what is under way to end and the alarm to be lowered.
-_REST_S = 1.2
+_REST_S = 1.0
 # An accelerator that takes this much longer than preprocessing keeps callers waiting, whatever else.
 _SLOWER = 1.5
 _MEASURE_S = 3.0
@@ -115,17 +115,19 @@ def episodes(repeats: int) -> list[Episode]:
     """All of them, the kinds in turn so that a slow spell of the machine is no kind's own."""
     rows: list[Episode] = []
     for level in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
-        rows += [Episode("slow stage", "decode", "1080p", level, onset=level >= _ALARMING)] * 2
-    for level in (0.25, 0.5, 0.75):
         rows += [
-            Episode("slow stage", _MOST[media], media, level)
-            for media in ("12 MP", "screenshot", "enlarged", "enlarged", "speech", "speech")
+            Episode("slow stage", _MOST[media], media, level, onset=level > _ALARMING)
+            for media in ("1080p", "12 MP", "speech")
         ]
+    for level in (0.3, 0.6):
+        rows += [
+            Episode("slow stage", _MOST[media], media, level) for media in ("screenshot", "enlarged")
+        ] * 2
     rows += [Episode("accelerator", "accelerator", media, 0.0, onset=False) for media in LOADS]
     rows += [Episode("quota", "throttled", "1080p", level) for level in (0.3, 0.4, 0.5)] * 2
     rows += [Episode("slow upload", "receive", "1080p", level) for level in (0.2, 0.4, 0.8)] * 2
     rows += [Episode("slow link", "receive", "1080p", level) for level in (0.15, 0.3)] * 2
-    rows += [Episode("others' work", "admit", "1080p", level) for level in (4, 6)] * 2
+    rows += [Episode("others' work", "admit", "1080p", level) for level in (8, 12)] * 2
     rows += [Episode("slow transport", "transport", "1080p", level) for level in (40, 80, 160)] * 2
     rows += [Episode("batch delay", "batch", "1080p", level, onset=False) for level in (1, 2)] * 2
     rows += [Episode("hang", "hung", "1080p", level, shares=False) for level in (4, 6)] * 2

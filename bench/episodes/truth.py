@@ -53,8 +53,8 @@ def truth(  # noqa: PLR0917 - a window, three records, and a correction of one
     behind = np.searchsorted(np.sort(calls[:, 0]), at, "right") > np.searchsorted(np.sort(read), at, "right")
     starved = ~busy & ~waiting & asked & behind
     whole = max(1, ended_ns - begun_ns)
-    parts = [float(lengths[mask].sum()) / whole for mask in (busy, waiting, starved)]
-    return Truth(*parts, max(0.0, 1 - sum(parts)))
+    shares = [float(lengths[mask].sum()) / whole for mask in (busy, waiting, starved)]
+    return Truth(shares[0], shares[1], shares[2], max(0.0, 1 - sum(shares)))
 
 
 def _open(begun: Moments, ended: Moments, at: Moments) -> Moments:

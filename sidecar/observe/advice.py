@@ -27,8 +27,6 @@ from sidecar.observe.machine import Spell
 from sidecar.observe.starvation import Cause
 from sidecar.observe.verdict import MODERATE, Finding, Verdict
 
-# Cores are never all used: of two cores 95 to 98 % were, in closed loops that kept them full.
-_FULL: Final = 0.96
 # From here on threads or cores are what keeps items waiting.
 _SATURATED: Final = 0.85
 # What cores are sized for: above it waiting grows faster than work (docs/design).
@@ -127,7 +125,7 @@ class Laws:
         """By cores, and by the quota."""
         own = self.workers_s * self.scale + self.front_s
         whole = own + self.others_s
-        by_cores = _FULL * self.cores / whole if whole else math.inf
+        by_cores = self.cores / whole if whole else math.inf
         return min(by_cores, self.budget / own if own and self.budget < self.cores else math.inf)
 
     @property
@@ -227,6 +225,9 @@ def _lines(situation: Situation, found: Laws | None) -> Iterator[Line]:
             )
         case Finding.STARVED if found is not None:
             yield from _faster(situation, found)
+        case Finding.ACCELERATOR if found is not None and verdict.fill >= MODERATE:
+            # Busy, with batches that would be fuller if more were prepared.
+            yield from _faster(situation, found)
     if verdict.fill >= MODERATE and situation.target_rows:
         yield _plain(
             f"config.pbtxt of {verdict.upstream}: dynamic_batching.max_queue_delay_microseconds",
@@ -283,7 +284,10 @@ def _faster(situation: Situation, now: Laws) -> Iterator[Line]:
         if rate >= _WORTH * now.items_per_s:
             yield Line(setting, present, proposed, now.items_per_s * part, rate * part, why)
 
-    modality = situation.verdict.modality
+    # Where it is not starved outright, the modality that takes most of the workers' time.
+    modality = situation.verdict.modality or max(
+        now.shares, key=lambda kind: now.shares[kind][0], default=None
+    )
     if modality is not None and modality in now.threads:
         threads = now.threads[modality]
         more = replace(now, threads={**now.threads, modality: threads + 1})
@@ -338,20 +342,22 @@ def _cores(situation: Situation, now: Laws, line: _LineOf) -> Iterator[Line]:
             ),
             "the cores are full; a core more, and a thread more for it",
         )
-    if math.isfinite(now.ceiling) and now.ceiling > now.items_per_s:
-        needed = now.ceiling * (now.workers_s + now.front_s) / _SIZED_FOR
-        if needed > now.budget:
-            threads = max(now.threads.values(), default=1)
-            whole = math.ceil(needed)
-            yield from line(
-                "cores, to reach the accelerator's ceiling",
-                f"{now.budget:g}",
-                f"{whole}",
-                replace(
-                    now,
-                    cores=max(now.cores, whole + now.others_s * now.ceiling),
-                    budget=whole,
-                    threads={kind: max(each, threads, whole) for kind, each in now.threads.items()},
-                ),
-                f"{needed:.1f} cores would prepare what it can take, used to {_SIZED_FOR:.0%}",
-            )
+    if not math.isfinite(now.ceiling) or now.ceiling <= now.items_per_s:
+        return
+    # No more than those who ask now can ask for, however fast the accelerator is.
+    wanted = min(now.ceiling, _askers(now, now))
+    needed = wanted * (now.workers_s + now.front_s) / _SIZED_FOR
+    if now.budget < needed < math.inf:
+        whole = math.ceil(needed)
+        yield from line(
+            "cores, to keep the accelerator fed",
+            f"{now.budget:g}",
+            f"{whole}",
+            replace(
+                now,
+                cores=max(now.cores, whole + now.others_s * wanted),
+                budget=whole,
+                threads={kind: max(each, whole) for kind, each in now.threads.items()},
+            ),
+            f"{needed:.1f} cores would prepare what it can take and callers ask for, used to {_SIZED_FOR:.0%}",
+        )

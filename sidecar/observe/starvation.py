@@ -40,12 +40,14 @@ from sidecar.media import Modality
 from sidecar.observe.journal import Handover, Passage
 from sidecar.observe.timings import Stage
 
-# A server that has work is past its bound after this, or after so many times what nine and ninety of a hundred
-# answers took (docs/design: the values of published watchdogs); one that never answered yet may still be loading.
+# A server that has work is past its bound after this, or after so many times what nine of ten answers took
+# (docs/design: the values of published watchdogs); one that never answered yet may still be loading.
 _LEAST_BOUND_NS: Final = 1_000_000_000
 _FIRST_BOUND_NS: Final = 10_000_000_000
 _BOUND_FACTOR: Final = 5
 _REMEMBERED: Final = 256
+# Pieces of starved time that are charged one by one in a turn.
+_MOST_CHARGED: Final = 40
 # Round trips of late: some ten seconds' worth.
 _TRIPS: Final = 24
 # By how much a front is late to hear of answers: 99 of 100 times less, with both cores full (docs/design); with a part
@@ -132,7 +134,8 @@ class Booked:
     """What an interval was: nanoseconds by state, and those of IDLE_PREP by cause and modality.
 
     `fill_ns`: the part of BUSY that rows, still being prepared, would have filled (partial starvation).
-    `rows`, `executions`: what the accelerator worked off, as far as it was ours.
+    `rows`, `executions`: what the accelerator worked off, as far as it was ours. `settled_ns`: for how much of the
+    interval causes, fill, rows and executions are known.
     """
 
     begun_ns: int
@@ -142,6 +145,7 @@ class Booked:
     fill_ns: float = 0.0
     rows: int = 0
     executions: int = 0
+    settled_ns: int = 0
 
     @property
     def span_ns(self) -> int:
@@ -155,6 +159,7 @@ class Booked:
         self.fill_ns += other.fill_ns
         self.rows += other.rows
         self.executions += other.executions
+        self.settled_ns += other.settled_ns
 
 
 def summed(parts: Sequence[Booked]) -> Booked:
@@ -191,7 +196,9 @@ class Account:
         self.target_rows = target_rows
         self.instances = instances
         self.settled_ns = begun_ns
-        self._passages: list[Passage] = []
+        self._stories: list[_Story] = []
+        self._fresh_calls: list[tuple[int, ...]] = []
+        self._fresh_runs: list[tuple[int, ...]] = []
         self._calls = np.empty((0, len(_Calls)), np.int64)
         self._runs = np.empty((0, len(_Runs)), np.int64)
         self._counted: Counters | None = None
@@ -200,6 +207,7 @@ class Account:
         self._took: deque[int] = deque(maxlen=_REMEMBERED)
         self._rtts: deque[int] = deque(maxlen=_TRIPS)
         self._free_ns = begun_ns
+        self._batches: deque[Mapping[int, tuple[int, int]]] = deque(maxlen=_TRIPS)
         self._executed: list[tuple[int, int, int]] = []
 
     @property
@@ -212,25 +220,28 @@ class Account:
         """What answers were made of by the server's last counters; nothing before the first of them."""
         return self._pace
 
-    def enter(self, ended: Sequence[Passage]) -> None:
-        """Takes in calls that ended, each once."""
-        if not ended:
-            return
-        calls, runs = [], []
-        for passage in ended:
-            handovers = passage.handovers
-            handed = handovers[0].handed_ns if handovers else 0
-            calls.append(
-                (passage.timeline.start_ns, handed or passage.ended_ns, handed or _GAVE_UP, passage.ended_ns)
-            )
-            runs += [_row(handover) for handover in handovers]
-        self._passages += ended
-        self._calls = np.concatenate([self._calls, np.array(calls, np.int64)])
-        if runs:
-            self._runs = np.concatenate([self._runs, np.array(runs, np.int64)])
+    def enter(self, passage: Passage) -> None:
+        """Notes a call that ended, once, and keeps nothing but numbers of it."""
+        handovers, ended = passage.handovers, passage.ended_ns
+        handed = handovers[0].handed_ns if handovers else 0
+        begun = passage.timeline.start_ns
+        self._fresh_calls.append((begun, handed or ended, handed or _GAVE_UP, ended))
+        self._stories.append(_story(passage))
+        for handover in handovers:
+            self._fresh_runs.append(_row(handover))
+
+    def _absorb(self) -> None:
+        """Lays what was noted into the columns."""
+        if self._fresh_calls:
+            self._calls = np.concatenate([self._calls, np.array(self._fresh_calls, np.int64)])
+            self._fresh_calls.clear()
+        if self._fresh_runs:
+            self._runs = np.concatenate([self._runs, np.array(self._fresh_runs, np.int64)])
+            self._fresh_runs.clear()
 
     def wants_counters(self, under_way: Sequence[Passage]) -> bool:
         """Whether something was handed over that the last counters do not cover."""
+        self._absorb()
         unplaced = self._runs.size and not self._runs[:, _Runs.PLACED].all()
         return bool(unplaced) or any(passage.handovers for passage in under_way)
 
@@ -238,14 +249,18 @@ class Account:
         """Lays out what was answered since the last counters, by how these have grown; `throttled` is the part of
         the time since then that a quota took, 0 to 1.
         """
+        self._absorb()
         before, self._counted = self._counted, counters
         self._rtts.append(counters.rtt_ns)
         runs = self._runs
         fresh = np.flatnonzero((runs[:, _Runs.PLACED] == 0) & (runs[:, _Runs.ANSWERED] <= counters.at_ns))
-        self._took.extend((runs[fresh, _Runs.ANSWERED] - runs[fresh, _Runs.HANDED])[-_REMEMBERED:].tolist())
+        took = runs[fresh, _Runs.ANSWERED] - runs[fresh, _Runs.HANDED]
+        # What hung and was answered after all says little of what an answer takes.
+        self._took.extend(np.minimum(took, self.bound_ns())[-_REMEMBERED:].tolist())
         if before is None or counters.executions < before.executions:
             return  # the first look, or a server that was restarted: there is nothing to compare with
         if counters.executions > before.executions:
+            self._batches.append(_grown(before, counters))
             self._progress_ns = max(self._progress_ns, counters.at_ns - counters.rtt_ns)
         fresh = fresh[runs[fresh, _Runs.KIND] == _PLAIN]
         if fresh.size and counters.requests > before.requests:
@@ -260,23 +275,32 @@ class Account:
         """How long the server may have work and give no sign of life before it hangs."""
         if not self._took:
             return _FIRST_BOUND_NS
-        high = sorted(self._took)[int(0.99 * (len(self._took) - 1))]
+        high = sorted(self._took)[int(0.9 * (len(self._took) - 1))]
         return max(_LEAST_BOUND_NS, _BOUND_FACTOR * high)
 
     def ceiling(self, booked: Booked) -> float:
         """Rows a second that the accelerator could work off; 0 where that is not known.
 
-        By what executions of each batch size took since the server's start, a line through them (an execution and so
-        much a row), at the largest batch; with one size only, by what it did while it was busy.
+        By what executions of each batch size took lately, a line through them (an execution, and so much a row), at
+        the largest batch; without counters, or for a model that does not batch, by what it did while it was busy.
         """
-        batches = dict(self._counted.batches) if self._counted is not None else {}
-        sizes = [(rows, spent / count, count) for rows, (count, spent) in batches.items() if count and rows]
-        if len(sizes) > 1 and self.target_rows:
-            rows, took, weights = (np.array(column, float) for column in zip(*sizes, strict=True))
-            slope, base = np.polyfit(rows, took, 1, w=np.sqrt(weights))
-            largest = base + slope * self.target_rows
-            if slope > 0 and largest > 0:
-                return float(self.target_rows / largest * 1e9 * self.instances)
+        sizes: Counter[int] = Counter()
+        took: Counter[int] = Counter()
+        for spell in self._batches:
+            for rows, (count, spent) in spell.items():
+                sizes[rows] += count
+                took[rows] += spent
+        if sizes and self.target_rows:
+            rows_ = np.array(list(sizes), float)
+            each = np.array([took[rows] / count for rows, count in sizes.items()])
+            weights = np.array(list(sizes.values()), float)
+            a_row = 0.0
+            if len(sizes) > 1:
+                spread = rows_ - np.average(rows_, weights=weights)
+                a_row = max(0.0, float((weights * spread * each).sum() / (weights * spread**2).sum()))
+            execution = float(np.average(each - a_row * rows_, weights=weights)) + a_row * self.target_rows
+            if len(sizes) > 1 and execution > 0:
+                return self.target_rows / execution * 1e9 * self.instances
         busy = booked.states[State.BUSY]
         return booked.rows / busy * 1e9 if busy else 0.0
 
@@ -288,9 +312,11 @@ class Account:
         `under_way` are the calls that have not ended; `throttled` is the part of the time that a quota took, 0 to 1.
         What starved time is charged to is told once it is settled.
         """
+        self._absorb()
         until_ns = max(until_ns, self.settled_ns)
         settled, foreseen = Booked(self.settled_ns, until_ns), Booked(until_ns, max(now_ns, until_ns))
-        if self._passages or under_way:
+        settled.settled_ns = settled.span_ns
+        if self._stories or under_way:
             self._book(settled, foreseen, now_ns, under_way, throttled)
             self._forget(until_ns)
         else:
@@ -327,7 +353,7 @@ class Account:
             ):
                 if spent:
                     booked.states[state] = int(spent)
-        starved = np.flatnonzero(states[:split] == _PREP)
+        starved = np.flatnonzero((states[:split] == _PREP) & (lengths[:split] > 0))
         if starved.size:
             self._charge(calls, under_way, cuts[starved], cuts[starved + 1], settled, throttled)
         self._fill(settled, cuts, preparing)
@@ -351,6 +377,9 @@ class Account:
         throttled: float,
     ) -> None:
         """Charges starved segments to the calls that completed next, and to what these were at."""
+        # Of very many a part stands for all: the whole is exact, and what it is for is right to a few percent.
+        step = -(-begun.size // _MOST_CHARGED)
+        begun, ended = begun[::step], ended[::step]
         order = np.argsort(calls[:, _Calls.RANK], kind="stable")
         order = order[calls[order, _Calls.PREPARED] > begun[0]]
         waiting = calls[order]
@@ -358,14 +387,15 @@ class Account:
             waiting[:, _Calls.PREPARED] >= ended[:, None]
         )
         next_ = order[np.argmax(was_there, axis=1)].tolist()
-        passages = [*self._passages, *under_way]
-        at = 0
-        for place_ in range(1, len(next_) + 1):
-            # Segments that follow one another and wait for the same call are charged together.
-            if place_ < len(next_) and next_[place_] == next_[at] and begun[place_] == ended[place_ - 1]:
-                continue
-            _charge_to(passages[next_[at]], int(begun[at]), int(ended[place_ - 1]), booked, throttled)
-            at = place_
+        stories = [*self._stories, *map(_story, under_way)]
+        charged: Counter[tuple[Cause, Modality | None]] = Counter()
+        for call, begun_ns, ended_ns in zip(next_, begun.tolist(), ended.tolist(), strict=True):
+            _charge_to(stories[call], begun_ns, ended_ns, charged, throttled)
+        whole, part = booked.states[State.IDLE_PREP], max(1, charged.total())
+        for key, nanoseconds in charged.items():
+            booked.starved[key] = nanoseconds * whole // part
+        if charged:
+            booked.starved[charged.most_common(1)[0][0]] += whole - booked.starved.total()
 
     def _fill(self, booked: Booked, cuts: npt.NDArray[np.int64], preparing: npt.NDArray[np.int64]) -> None:
         """Counts executions, and what those with room left could have taken of what was being prepared."""
@@ -385,7 +415,7 @@ class Account:
         """Drops what is over before `until_ns`."""
         over = int(np.searchsorted(self._calls[:, _Calls.ENDED], until_ns, "right"))
         if over:  # calls are entered in the order in which they ended
-            del self._passages[:over]
+            del self._stories[:over]
             self._calls = self._calls[over:]
         runs = self._runs
         last = np.where(runs[:, _Runs.PLACED] > 0, runs[:, _Runs.ENDED], runs[:, _Runs.ANSWERED])
@@ -473,56 +503,78 @@ def _segments(
     return cuts, states, open_ & (_FIELDS[-2] - 1)
 
 
-def steps(passage: Passage) -> list[tuple[int, Cause]]:
-    """Until when a call was in which stage, one after the other, the last until it was prepared."""
-    marks = list(passage.timeline.marks)
+# What is kept of a call: when it came, of which media it was (place in _MODALITIES), milliseconds of CPU of its
+# workers, what it was at after its last mark (place in _CAUSE), and its marks one after the other: the place of the
+# stage in _STAGES, when it began, when it ended. Numbers only: the collector passes over them.
+_Story = tuple[int, int, float, int, tuple[int, ...]]
+_STAGES: Final = tuple(Stage)
+_STAGE: Final = {stage: place_ for place_, stage in enumerate(_STAGES)}
+_CAUSE: Final = tuple(Cause)
+_CAUSE_PLACE: Final = {cause: place_ for place_, cause in enumerate(_CAUSE)}
+_MODALITIES: Final = (None, *Modality)
+_MODALITY: Final = {modality: place_ for place_, modality in enumerate(_MODALITIES)}
+
+
+def _story(passage: Passage) -> _Story:
+    """A call as numbers; of one that is not prepared yet, its item that is furthest."""
+    marks = passage.timeline.marks
+    cpu_ms = 0.0
+    for item in passage.items:
+        cpu_ms += item.cpu_ms
     if not passage.handovers and not passage.ended_ns and passage.items:
-        # Not prepared yet: its own timeline has its items' marks only at the end.
+        # Its own timeline has its items' marks only at the end.
         furthest = max(passage.items, key=lambda item: (item.begun_ns > 0, len(item.timeline.marks)))
-        marks += furthest.timeline.marks
+        marks = marks + furthest.timeline.marks
+    flat = tuple([number for stage, begun, ended in marks for number in (_STAGE[stage], begun, ended)])
+    last = _CAUSE_PLACE[_last(passage)]
+    return passage.timeline.start_ns, _MODALITY[passage.modality], cpu_ms, last, flat
+
+
+def _last(passage: Passage) -> Cause:
+    """What a call is at after its last mark. Of what a worker is at nothing is known before it reports, and most of the
+    time, and first, it decodes.
+    """
+    if passage.handovers:
+        return Cause.DELIVER
+    if passage.items:
+        if any(item.begun_ns and not item.cpu_ms for item in passage.items):
+            return Cause.DECODE
+        return Cause.DELIVER if any(item.cpu_ms for item in passage.items) else Cause.ADMIT
+    return Cause.PROBE if passage.timeline.marks else Cause.RECEIVE
+
+
+def steps(story: _Story) -> list[tuple[int, Cause]]:
+    """Until when a call was in which stage, one after the other, the last until it was prepared."""
+    at, _, _, last, flat = story
     found: list[tuple[int, Cause]] = []
-    at = passage.timeline.start_ns
-    for stage, begun, ended in sorted(marks, key=_BEGINS):
-        if ended <= at or stage not in _CAUSES:
+    for stage, begun, ended in sorted(zip(flat[::3], flat[1::3], flat[2::3], strict=True), key=_BEGINS):
+        cause = _CAUSES.get(_STAGES[stage])
+        if ended <= at or cause is None:
             continue
         if begun > at:
-            found.append((begun, _PAUSES[stage]))
-        found.append((ended, _CAUSES[stage]))
+            found.append((begun, _PAUSES[_STAGES[stage]]))
+        found.append((ended, cause))
         at = ended
-    found.append((_NEVER, _last(passage, found)))
+    found.append((_NEVER, _CAUSE[last]))
     return found
 
 
 _BEGINS: Final = operator.itemgetter(1)
 
 
-def _last(passage: Passage, found: Sequence[tuple[int, Cause]]) -> Cause:
-    """What a call is at after its last mark. Of what a worker is at nothing is known before it reports, and most of the
-    time, and first, it decodes.
+def _charge_to(
+    story: _Story,
+    begun_ns: int,
+    ended_ns: int,
+    charged: Counter[tuple[Cause, Modality | None]],
+    throttled: float,
+) -> None:
+    """Charges a piece of starved time to what a call was at.
+
+    What passed in a worker is charged to all that its worker did, by how long each took: one thread does it back to
+    back, so whichever was longest is what the call is late for, and not the one that happened to come last.
     """
-    if passage.handovers or (found and found[-1][1] is Cause.PACK):
-        return Cause.DELIVER
-    if any(item.begun_ns for item in passage.items):
-        return Cause.DECODE
-    if not found:
-        return Cause.RECEIVE
-    return Cause.ADMIT if passage.items else Cause.PROBE
-
-
-def off_core(passage: Passage) -> float:
-    """Which part of its workers' time they were off the cores, 0 to 1; 0 where it is not known."""
-    worked = sum(
-        ended - begun
-        for item in passage.items
-        for stage, begun, ended in item.timeline.marks
-        if _CAUSES.get(stage) in _WORKED
-    )
-    cpu_ns = sum(item.cpu_ms for item in passage.items) * 1e6
-    return max(0.0, 1 - cpu_ns / worked) if worked and cpu_ns else 0.0
-
-
-def _charge_to(passage: Passage, begun_ns: int, ended_ns: int, booked: Booked, throttled: float) -> None:
-    found, modality = steps(passage), passage.modality
+    found, modality = steps(story), _MODALITIES[story[1]]
     number, at, worked = bisect_right(found, begun_ns, key=operator.itemgetter(0)), begun_ns, 0
     while at < ended_ns:
         until, cause = found[number]
@@ -532,35 +584,26 @@ def _charge_to(passage: Passage, begun_ns: int, ended_ns: int, booked: Booked, t
             worked += nanoseconds
             continue
         if throttled and cause is not Cause.RECEIVE:
-            booked.starved[Cause.THROTTLED, modality] += int(throttled * nanoseconds)
+            charged[Cause.THROTTLED, modality] += int(throttled * nanoseconds)
             nanoseconds -= int(throttled * nanoseconds)
-        booked.starved[cause, modality] += nanoseconds
-    if worked:
-        _spread(passage, worked, booked, throttled)
-
-
-def _spread(passage: Passage, worked_ns: int, booked: Booked, throttled: float) -> None:
-    """Charges time in a worker to all that its worker did, by how long each took: one thread does it back to back, so
-    whichever was longest is what it is late for, and not the one that happened to come last.
-    """
-    parts: Counter[Cause] = Counter()
-    for stage, begun, ended in passage.timeline.marks:
-        if (cause := _CAUSES.get(stage)) in _WORKED:
-            parts[cause] += ended - begun
-    if throttled:
-        lost = int(min(throttled, off_core(passage)) * worked_ns)
-        booked.starved[Cause.THROTTLED, passage.modality] += lost
-        worked_ns -= lost
-    # Of what has not reported nothing is known, and most of the time, and first, it decodes.
-    whole = sum(parts.values())
-    if not whole:
-        booked.starved[Cause.DECODE, passage.modality] += worked_ns
+        charged[cause, modality] += nanoseconds
+    if not worked:
         return
-    left = worked_ns
-    for cause, spent in parts.most_common()[1:]:
-        booked.starved[cause, passage.modality] += worked_ns * spent // whole
-        left -= worked_ns * spent // whole
-    booked.starved[parts.most_common(1)[0][0], passage.modality] += left
+    parts: Counter[Cause] = Counter()
+    for stage, begun, ended in zip(*(story[4][of::3] for of in range(3)), strict=True):
+        if (cause_ := _CAUSES.get(_STAGES[stage])) is not None and cause_ in _WORKED:
+            parts[cause_] += ended - begun
+    whole = parts.total()
+    if throttled:
+        # A worker was off the cores for so much of its time; how much of that was the quota's is known for all only.
+        off = max(0.0, 1 - story[2] * 1e6 / whole) if whole and story[2] else throttled
+        lost = int(min(throttled, off) * worked)
+        charged[Cause.THROTTLED, modality] += lost
+        worked -= lost
+    if not whole:
+        charged[Cause.DECODE, modality] += worked  # nothing is known of it yet; see _last
+    for cause, spent in parts.items():
+        charged[cause, modality] += worked * spent // whole
 
 
 def place(
@@ -596,15 +639,20 @@ def place(
         free_ns = told_ns - min(max(late_ns, trip.back_ns), trip.most_back_ns)
         ends.append(free_ns)
         free_ns *= is_serial
+    ends_ = np.array(ends, np.int64)
+    # What the server counts of its queue was before the execution, however late an answer was heard of.
+    before_ns = float((ends_[groups] - took[groups] - handed).mean()) - trip.there_ns
+    if before_ns < queue:
+        ends_ += np.clip(int(queue - before_ns), 0, answered[firsts] - output - trip.back_ns - ends_)
     # A part of a batch that was answered so soon cannot have waited for more.
-    ended = np.maximum(handed, np.array(ends, np.int64)[groups])
+    ended = np.maximum(handed, ends_[groups])
     begun = np.maximum(handed, ended - took[groups])
     there = max(0, int(float((begun - handed).mean()) - queue))
     runs[:, _Runs.BEGUN], runs[:, _Runs.ENDED] = begun, ended
     runs[:, _Runs.THERE] = np.minimum(begun, handed + there)
     runs[:, _Runs.PLACED] = 1
     executed = zip(begun[firsts].tolist(), ended[firsts].tolist(), rows.tolist(), strict=True)
-    extra = max(0, trip.extra_ns + least_ns - trip.back_ns)
+    extra = max(0, trip.extra_ns + least_ns - trip.back_ns - max(0, int(queue - before_ns)))
     return runs, list(executed), Pace(there, mean, output, trip.back_ns, extra)
 
 
@@ -644,12 +692,18 @@ def _groups(answered: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64
 
 def _took(rows: npt.NDArray[np.int64], before: Counters, after: Counters, mean: int) -> npt.NDArray[np.int64]:
     """How long executions of so many rows took between two readings, on average; `mean` where there was none."""
-    known: dict[int, int] = {}
+    known = {size: spent // count for size, (count, spent) in _grown(before, after).items()}
+    return np.array([known.get(size, mean) for size in rows.tolist()], np.int64)
+
+
+def _grown(before: Counters, after: Counters) -> dict[int, tuple[int, int]]:
+    """Executions between two readings, and the nanoseconds they took, by their rows."""
+    grown = {}
     for size, (count, spent) in after.batches.items():
         count_before, spent_before = before.batches.get(size, (0, 0))
         if count > count_before:
-            known[size] = (spent - spent_before) // (count - count_before)
-    return np.array([known.get(size, mean) for size in rows.tolist()], np.int64)
+            grown[size] = count - count_before, spent - spent_before
+    return grown
 
 
 def share(nanoseconds: float, of_ns: float) -> float:

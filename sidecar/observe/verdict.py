@@ -114,6 +114,11 @@ class Bell:
     since_ns: int = 0
     _before: bool = False
 
+    @property
+    def listens(self) -> bool:
+        """Whether the next look decides."""
+        return self._before and not self.since_ns
+
     def look(self, latest: Booked, now_ns: int) -> bool:
         """Takes a look at the last half of a second; whether the bell rings now."""
         span = latest.span_ns
@@ -152,7 +157,7 @@ def judge(upstream: str, window: Booked, latest: Booked, bell: Bell) -> Verdict:
         finding=finding,
         level=Level.SEVERE if starved >= SEVERE else Level.MODERATE if starved >= MODERATE else Level.NONE,
         starved=starved,
-        fill=share(window.fill_ns, span),
+        fill=share(window.fill_ns, window.settled_ns),
         busy=share(window.states[State.BUSY], span),
         utilisation=utilisation(window),
         cause=most if is_starved else None,

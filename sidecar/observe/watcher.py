@@ -1,6 +1,6 @@
-"""The one who watches: twice a second it takes what the journal has, settles the accounts and keeps the last minute.
+"""The one who watches: it settles the accounts every second or half, and keeps the last minute.
 
-Everything that is made of calls once they ended is made here, off the path: accounts, demand, and what sinks make of
+What is made of calls once they ended is made here: numbers at once, and off the path accounts, and what sinks make of
 them (log lines, spans). It asks the model server what it counted while there is something to count, and waits for no
 answer longer than for its own next turn. It decides nothing of the path, and its own CPU time is counted.
 
@@ -34,8 +34,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How often. An onset is told at the second turn in a row that finds its half second starved: within 1.5 s.
-_TICK_S: Final = 0.5
+# How often, and how soon again where the next look decides: an alarm may be on its way, or a hang. An onset is told at
+# the second look in a row that finds its half second starved: within 1.6 s.
+_TURN_S: Final = 1.0
+_SOON_S: Final = 0.5
+# An answer that is out for longer may be one of a server that hangs.
+_LONG_NS: Final = 400_000_000
 # How long the model server may take to say what it counted before a turn goes on without.
 _ASK_S: Final = 0.2
 # What is older is settled for good; younger time may yet be explained by calls that have not ended. One whose
@@ -158,6 +162,7 @@ class Watcher:
         self._gpu: tuple[Gpu, ...] = ()
         self._gpu_ns = 0
         self._upstreams: dict[str, _Upstream] = {}
+        self._demand = Demand()
         self._demands: deque[tuple[int, Demand]] = deque()
         self._spells: deque[tuple[int, Spell]] = deque()
         self._usage: Usage | None = None
@@ -168,8 +173,16 @@ class Watcher:
         self.spent_ns = 0
         self.turns = 0
 
+    def note(self, passage: Passage) -> None:
+        """Takes in a call that ended; for the journal, at each call's end."""
+        self._demand.take((passage,), _EXPRESS_BELOW_MS)
+        if (each := self._upstreams.get(passage.upstream)) is not None:
+            each.account.enter(passage)
+
     def open(self) -> None:
         """Begins to watch, on the running loop."""
+        self._journal.takers.append(self.note)
+        self._know(self._facts(), time.monotonic_ns())
         self._task = asyncio.create_task(self._watch(), name="watcher")
 
     async def close(self) -> None:
@@ -185,7 +198,7 @@ class Watcher:
     async def _watch(self) -> None:
         """Turn after turn. One that fails is told, and the next one comes."""
         while True:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(_SOON_S if self._is_tense() else _TURN_S)
             try:
                 await self._turn()
             except Exception:
@@ -259,7 +272,7 @@ class Watcher:
         fleet: Fleet,
     ) -> UpstreamView:
         booked = verdict.booked
-        rows_per_s = booked.rows / (booked.span_ns / 1e9) if booked.span_ns else 0.0
+        rows_per_s = booked.rows / (booked.settled_ns / 1e9) if booked.settled_ns else 0.0
         ceiling = each.account.ceiling(booked)
         lines = (
             ()
@@ -294,27 +307,26 @@ class Watcher:
     def _verdict(self, name: str, each: _Upstream, now_ns: int, window_s: float) -> Verdict:
         return judge(name, each.window(now_ns, int(window_s * 1e9)), each.latest(), each.bell)
 
-    async def _turn(self) -> None:
-        begun = time.thread_time_ns()
-        journal = self._journal
-        facts = self._around.upstreams() if self._config.enabled else {}
-        now_ns = time.monotonic_ns()
+    def _facts(self) -> Mapping[str, UpstreamFacts]:
+        return self._around.upstreams() if self._config.enabled else {}
+
+    def _know(self, facts: Mapping[str, UpstreamFacts], now_ns: int) -> None:
+        """Opens accounts of models that are new, and tells all what is known of them."""
         for name, fact in facts.items():
             if name not in self._upstreams:
-                self._upstreams[name] = _Upstream(Account(now_ns, fact.target_rows))
+                self._upstreams[name] = _Upstream(Account(now_ns))
             account = self._upstreams[name].account
             account.target_rows, account.instances = fact.target_rows, fact.instances
-        ended = journal.take_ended()
-        by_upstream: defaultdict[str, list[Passage]] = defaultdict(list)
-        for passage in ended:
-            by_upstream[passage.upstream].append(passage)
-        for name, each in self._upstreams.items():
-            each.account.enter(by_upstream[name])
-        demand = Demand()
-        demand.take(ended, _EXPRESS_BELOW_MS)
+
+    async def _turn(self) -> None:
+        begun = time.thread_time_ns()
+        now_ns = time.monotonic_ns()
+        facts = self._facts()
+        self._know(facts, now_ns)
+        demand, self._demand = self._demand, Demand()
         self._demands.append((now_ns, demand))
         self._throttled = self._look(demand, now_ns)
-        self._sink(ended)
+        self._sink(self._journal.take_ended())
         self.spent_ns += time.thread_time_ns() - begun
         await self._count(facts, self._under_way())
         begun = time.thread_time_ns()
@@ -327,6 +339,16 @@ class Watcher:
     def _sink(self, ended: Sequence[Passage]) -> None:
         for sink in self._sinks:
             sink(ended)
+
+    def _is_tense(self) -> bool:
+        if any(each.bell.listens for each in self._upstreams.values()):
+            return True
+        long_ago = time.monotonic_ns() - _LONG_NS
+        return any(
+            handover.handed_ns < long_ago and not handover.answered_ns
+            for passage in self._journal.under_way
+            for handover in passage.handovers
+        )
 
     def _under_way(self) -> defaultdict[str, list[Passage]]:
         """The calls that have not ended, by the model at the model server."""
