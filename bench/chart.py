@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 _WIDTH, _LABELS, _VALUES = 760, 210, 60
 _BAR, _GAP, _HEAD, _FOOT = 15, 12, 64, 14
-_COLOURS = ("#2a78c8", "#d9822b", "#8a8f98", "#5a9e5a", "#a05ac8")
+_COLOURS = ("#2a78c8", "#d9822b", "#8a8f98", "#5a9e5a", "#a05ac8", "#c84a4a", "#3aa6a6", "#b0912a")
 # A panel of lines: its box, what stands left of it and below it.
 _PANEL_WIDTH, _PANEL_HEIGHT, _LEFT, _BELOW = 320, 220, 46, 40
 _DASHES = ("none", "7 3", "2 3", "7 3 2 3", "12 4")
@@ -90,6 +90,43 @@ def _panel(panel: Panel, places: Sequence[str], across: str, left: float) -> lis
         }
         drawn.append(_element("polyline", line))
     return drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """One of many, both values from 0 to 100; `series` is its place in the legend."""
+
+    across: float
+    up: float
+    series: int
+
+
+def scatter(title: str, series: Sequence[str], spots: Sequence[Spot], across: str, up: str) -> str:
+    """Spots over a square from 0 to 100, with the line on which both values are equal."""
+    side, left, top = 420, _LEFT + 14, 44
+    drawn = []
+    for percent in (0, 25, 50, 75, 100):
+        x, y = left + side * percent / 100, top + side * (1 - percent / 100)
+        rules = {"x1": left, "y1": y, "x2": left + side, "y2": y}, {"x1": x, "y1": top, "x2": x, "y2": top + side}
+        drawn += [_element("line", {**rule, "stroke": "#9994"}) for rule in rules]
+        drawn.append(_text(f"{percent}", left - 6, y + 4, anchor="end"))
+        drawn.append(_text(f"{percent}", x, top + side + 16, anchor="middle"))
+    equal = {"x1": left, "y1": top + side, "x2": left + side, "y2": top}
+    drawn.append(_element("line", {**equal, "stroke": "#999", "stroke-dasharray": "5 4"}))
+    for spot in spots:
+        at = {
+            "cx": round(left + side * spot.across / 100, 1),
+            "cy": round(top + side * (1 - spot.up / 100), 1),
+        }
+        colour = _COLOURS[spot.series % len(_COLOURS)]
+        drawn.append(_element("circle", {**at, "r": 4, "fill": colour, "fill-opacity": 0.65}))
+    drawn.append(_text(across, left + side / 2, top + side + 34, anchor="middle"))
+    drawn.append(_text(up, left - 6, top - 8, anchor="end"))
+    for place, name in enumerate(series):
+        at = {"cx": left + side + 30, "cy": top + 20 + 24 * place, "r": 5}
+        drawn.append(_element("circle", {**at, "fill": _COLOURS[place % len(_COLOURS)]}))
+        drawn.append(_text(name, left + side + 42, top + 24 + 24 * place))
+    return _drawing(title, top + side + 48, drawn)
 
 
 def _drawing(title: str, height: float, parts: Sequence[str]) -> str:

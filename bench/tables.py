@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bench import verdict_tables
 from bench.chart import Group, Panel, bars, curves
 
 Result = Mapping[str, Any]
@@ -471,6 +472,13 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "overload_changes": ("overload", overload_changes),
     "overload_reuse": ("overload", overload_reuse),
     "overload_targets": ("overload", targets),
+    "verdict_confusion": ("verdict", verdict_tables.confusion),
+    "verdict_shares": ("verdict", verdict_tables.shares),
+    "verdict_alarms": ("verdict", verdict_tables.alarms),
+    "verdict_what_if": ("verdict", verdict_tables.what_if),
+    "verdict_overhead": ("verdict", verdict_tables.overhead),
+    "verdict_targets": ("verdict", verdict_tables.targets),
+    "verdict_short": ("verdict", verdict_tables.short),
     "recipes": ("recipes", recipes),
     "recipes_short": ("recipes", recipes_short),
     "recipes_families": ("recipes", recipes_families),

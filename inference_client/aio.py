@@ -259,7 +259,7 @@ class AsyncClient:
     async def watch(
         self, upstream: str = "", window_s: float = 0.0, interval_s: float = 0.0
     ) -> AsyncGenerator[Diagnosis, None]:
-        """The verdict now and whenever it is new, about twice a second, at most once in `interval_s` seconds.
+        """The verdict now and whenever it is new, every second or half, at most once in `interval_s` seconds.
 
         It has no deadline: it ends when the iterator is closed, or by an error. Closing the client ends it too.
         """

@@ -283,7 +283,7 @@ class Client:
     def watch(
         self, upstream: str = "", window_s: float = 0.0, interval_s: float = 0.0
     ) -> Generator[Diagnosis, None, None]:
-        """The verdict now and whenever it is new, about twice a second, at most once in `interval_s` seconds.
+        """The verdict now and whenever it is new, every second or half, at most once in `interval_s` seconds.
 
         It has no deadline: it ends when the iterator is closed, or by an error. Closing the client ends it too.
         """

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench import verdict_tables
 from bench.tables import TABLES, chart, overload_chart
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,7 @@ PAGES = ("README.md", "docs/benchmarks.md", "docs/recipes.md")
 CHARTS = {
     "docs/images/peers.svg": ("peers", chart),
     "docs/images/overload.svg": ("overload", overload_chart),
+    "docs/images/verdict.svg": ("verdict", verdict_tables.chart),
 }
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -131,16 +131,7 @@ class App:
                 workers=workers,
                 plan=plan,
             )
-            seen = _observation(settings, surroundings)
-            parts.push_async_callback(asyncio.to_thread, seen.tracing.close)
-            self_check = SelfCheck(upstream, seen.watcher)
-            metrics.watch(lambda: readings.verdict_readings(seen.watcher))
-            if seen.watcher is not None:
-                seen.watcher.open()
-                parts.push_async_callback(seen.watcher.close)
-            diagnostics = Diagnostics(seen.watcher, surroundings, catalogue, self_check)
-            pages = StatusPages(asyncio.get_running_loop(), diagnostics)
-            self.metrics_address = parts.enter_context(metrics.served(settings.metrics, pages.serve))
+            seen = await parts.enter_async_context(self._observed(surroundings, catalogue, upstream, metrics))
             preparer = Preparer(
                 limits=settings.limits,
                 gate=gate,
@@ -157,7 +148,7 @@ class App:
                 preparer=preparer,
                 credit=credit,
                 upstream=upstream,
-                offer=self_check.offer,
+                offer=seen.self_check.offer,
             )
             uploads_bytes = min(settings.server.uploads_bytes, media_bytes)
             uploads = UploadRoom(uploads_bytes, settings.server.upload_idle_s)
@@ -171,7 +162,7 @@ class App:
                 tracing=seen.tracing,
                 tenant_key=settings.gate.tenant_key,
             )
-            server = Server(settings.server, preprocessor, diagnostics, metrics, seen.journal)
+            server = Server(settings.server, preprocessor, seen.diagnostics, metrics, seen.journal)
             await server.start()
             parts.push_async_callback(self._stop, server)
             self.addresses = server.addresses
@@ -182,27 +173,47 @@ class App:
                 parts.callback(task.cancel)
             yield self
 
+    @asynccontextmanager
+    async def _observed(
+        self,
+        surroundings: Surroundings,
+        catalogue: Catalogue,
+        upstream: TritonUpstream | None,
+        metrics: Metrics,
+    ) -> AsyncIterator[_Observation]:
+        """Starts what watches the path, and shows it; on leaving what ended last is told too."""
+        settings = self._settings
+        tracing, requests = Tracing(settings.tracing), RequestLog(settings.log)
+        async with AsyncExitStack() as parts:
+            parts.push_async_callback(asyncio.to_thread, tracing.close)
+            whole = bool(settings.tracing.endpoint) or settings.log.requests != "none"
+            watcher, journal = None, Journal(kept=False)
+            if settings.verdict.enabled or whole:
+                journal = Journal(queues=whole, takers=[surroundings.remember])
+                sinks = (requests.record, tracing.record)
+                watcher = Watcher(settings.verdict, journal, surroundings, sinks)
+                watcher.open()
+                parts.push_async_callback(watcher.close)
+            told = watcher if settings.verdict.enabled else None
+            self_check = SelfCheck(upstream, told)
+            diagnostics = Diagnostics(told, surroundings, catalogue, self_check)
+            metrics.watch(lambda: readings.verdict_readings(watcher))
+            pages = StatusPages(asyncio.get_running_loop(), diagnostics)
+            self.metrics_address = parts.enter_context(metrics.served(settings.metrics, pages.serve))
+            yield _Observation(journal, tracing, self_check, diagnostics)
+
     async def _stop(self, server: Server) -> None:
         self.finished_drain = await server.stop()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Observation:
-    """What watches the path: what it enters calls into, who hands traces on, and who looks, None for nobody."""
+    """What the path enters its calls into, who hands traces on, and what tells of both."""
 
     journal: Journal
     tracing: Tracing
-    watcher: Watcher | None
-
-
-def _observation(settings: Settings, surroundings: Surroundings) -> _Observation:
-    tracing, requests = Tracing(settings.tracing), RequestLog(settings.log)
-    whole = bool(settings.tracing.endpoint) or settings.log.requests != "off"
-    if not (settings.verdict.enabled or whole):
-        return _Observation(Journal(kept=False), tracing, None)
-    journal = Journal(queues=whole, takers=[surroundings.remember])
-    sinks = (requests.record, tracing.record)
-    return _Observation(journal, tracing, Watcher(settings.verdict, journal, surroundings, sinks))
+    self_check: SelfCheck
+    diagnostics: Diagnostics
 
 
 def _workers(settings: Settings, plan: ThreadPlan, arena: Arena) -> Workers:

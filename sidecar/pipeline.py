@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from sidecar.catalogue import Catalogue, ServedModel
 from sidecar.entry import Accepted, Asked, Delivery, accept
-from sidecar.errors import Overloaded, SidecarError, UpstreamError
+from sidecar.errors import Overloaded, SidecarError, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from sidecar.media import MediaInfo
 from sidecar.observe.journal import Handover
 from sidecar.observe.timings import Stage
@@ -107,7 +107,7 @@ class Pipeline:
         with (
             self._watching(accepted.model),
             self._under_way(call),
-            self._on_credit(accepted.model.name, len(walk.items), walk, streamed=True) as answered,
+            self._on_credit(accepted.model.name, len(walk.items), call, walk, streamed=True) as answered,
         ):
             async with aclosing(self._model_server().stream(call, accepted.asked.deadline)) as answers:
                 while True:
@@ -121,7 +121,9 @@ class Pipeline:
                     walk.responses += 1
                     walk.model, walk.version = answer.model, answer.version
                     (outputs,) = rows_of(delivery.binding, batch, answer)
+                    walk.handovers[-1].paused = True
                     yield replace(answer, outputs=outputs)
+                    walk.handovers[-1].paused = False
                     for slot in answer.slots:
                         slot.release()
 
@@ -144,7 +146,7 @@ class Pipeline:
                 with (
                     self._watching(accepted.model),
                     self._under_way(call),
-                    self._on_credit(accepted.model.name, len(members), walk) as answered,
+                    self._on_credit(accepted.model.name, len(members), call, walk) as answered,
                 ):
                     answer = await self._model_server().infer(call, accepted.asked.deadline)
                     answered()
@@ -192,12 +194,12 @@ class Pipeline:
 
     @contextmanager
     def _on_credit(
-        self, model: str, items: int, walk: Walk, *, streamed: bool = False
+        self, model: str, items: int, call: Call, walk: Walk, *, streamed: bool = False
     ) -> Iterator[Callable[[], None]]:
         """Counts items that the model server has, until it answers: what is given then says so, each time that it
         does. The gate gives out as many as the model has room for.
         """
-        handover = Handover(max(1, items), time.monotonic_ns(), streamed=streamed)
+        handover = Handover(_rows(call), time.monotonic_ns(), whole=streamed)
         walk.handovers.append(handover)
         left = items
         if items:
@@ -216,9 +218,17 @@ class Pipeline:
         try:
             yield answered
             handover.answered_ns = handover.last_ns
+        except UpstreamError as problem:
+            handover.failed = isinstance(problem, UpstreamUnavailable | UpstreamTimeout)
+            handover.whole = True
+            raise
+        except BaseException:
+            # Its caller left, or its time ran out; what had been answered by then was.
+            handover.failed = not handover.last_ns
+            handover.whole = True
+            raise
         finally:
-            if not handover.answered_ns:
-                handover.answered_ns, handover.failed = time.monotonic_ns(), True
+            handover.answered_ns = handover.answered_ns or time.monotonic_ns()
             take_back(None)
 
     @contextmanager
@@ -229,6 +239,12 @@ class Pipeline:
         except UpstreamError:
             self._catalogue.suspect(model.name)
             raise
+
+
+def _rows(call: Call) -> int:
+    """The rows of a batch that a call is; 1 for a model that does not batch."""
+    batches_ = call.signature is not None and call.signature.max_batch_size > 0
+    return call.inputs[0].shape[0] if batches_ and call.inputs else 1
 
 
 def _delivery(accepted: Accepted) -> Delivery:
@@ -248,5 +264,5 @@ def _call(accepted: Accepted, batch: Batch, walk: Walk) -> Call:
         parameters=asked.parameters,
         slots=tuple(walk.slots) if any(tensor.at is not None for tensor in batch.inputs) else (),
         signature=_delivery(accepted).signature,
-        traceparent=walk.traceparent,
+        headers=walk.headers,
     )

@@ -114,6 +114,7 @@ def verdict_readings(watcher: Watcher | None) -> Iterator[Reading]:
     yield from _told(
         ("sidecar_watch_cpu_seconds", "CPU time of watching itself.", watcher.spent_ns / 1e9, True),
         ("sidecar_watch_turns", "Times that accounts were settled.", watcher.turns, True),
+        ("sidecar_journal_dropped_calls", "Ended calls that nobody looked at.", watcher.dropped, True),
     )
     for upstream, now in watcher.totals().items():
         for state, seconds in now.states.items():

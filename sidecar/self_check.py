@@ -20,15 +20,15 @@ from sidecar.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from sidecar.observe.starvation import Counters
 from sidecar.observe.watcher import UpstreamFacts, Watcher
 from sidecar.stages.deliver.upstream import Call, Upstream
+from sidecar.walk import side_by_side
 
 LEAST_S: Final = 0.5
 MOST_S: Final = 10.0
 USUAL_S: Final = 2.0
-# How long a request may let itself be waited for.
+# How long a request may let itself be waited for, and how long the accounts may take to settle what was watched.
 _PATIENCE_S: Final = 10.0
+_SETTLES_S: Final = 10.0
 _AGREES: Final = 0.05
-# What the accounts have not settled yet.
-_SETTLE_S: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,7 @@ class SelfCheck:
         before = await counted()
         await asyncio.sleep(seconds)
         between = await counted()
-        await asyncio.sleep(_SETTLE_S)
-        lacked = watcher.lacked(name, before.at_ns, between.at_ns)
+        lacked = await _lacked(watcher, name, before.at_ns, between.at_ns)
         live = (between.rows - before.rows) / (between.at_ns - before.at_ns) * 1e9
         batch = (between.rows - before.rows) / max(1, between.executions - before.executions)
         call = await self._caught(model)
@@ -135,9 +134,11 @@ class SelfCheck:
         """The next call that is handed over for a model, its slots retained."""
         wanted: asyncio.Future[Call] = asyncio.get_running_loop().create_future()
         self._wanted = model, wanted
+        caught: Call | None = None
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                return await wanted
+                caught = await wanted
+                return caught
         except TimeoutError:
             raise DeadlineExceeded(
                 f"no request for model {model!r} was handed over within {_PATIENCE_S:g} s, so there is nothing to "
@@ -146,13 +147,30 @@ class SelfCheck:
             ) from None
         finally:
             self._wanted = None
+            if caught is None and wanted.done() and not wanted.cancelled():
+                # It came just as nobody waited any more.
+                for slot in wanted.result().slots:
+                    slot.release()
+
+
+async def _lacked(watcher: Watcher, name: str, since_ns: int, until_ns: int) -> float:
+    """The part of a span by which a model lacked input, as soon as the accounts have settled it."""
+    try:
+        async with asyncio.timeout(_SETTLES_S):
+            while (lacked := watcher.lacked(name, since_ns, until_ns)) is None:
+                await watcher.turned()
+            return lacked
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the accounts of {name!r} did not settle within {_SETTLES_S:g} s: ask again", stage="deliver"
+        ) from None
 
 
 async def _feed(upstream: Upstream, call: Call, batch: float, seconds: float) -> None:
     """Keeps one batch waiting while another is executed, as large as they were before, for so many seconds."""
     rows = call.inputs[0].shape[0] if call.signature is not None and call.signature.max_batch_size else 1
     ends = time.monotonic() + seconds
-    call = replace(call, request_id="self-check", traceparent="")
+    call = replace(call, request_id="self-check", headers=())
 
     async def again() -> None:
         while time.monotonic() < ends:
@@ -161,6 +179,4 @@ async def _feed(upstream: Upstream, call: Call, batch: float, seconds: float) ->
                 slot.release()
 
     in_flight = max(2, round(2 * batch / max(1, rows)))
-    async with asyncio.TaskGroup() as feeding:
-        for _ in range(in_flight):
-            feeding.create_task(again())
+    await side_by_side([again() for _ in range(in_flight)])

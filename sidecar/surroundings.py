@@ -33,6 +33,9 @@ from sidecar.workers.pool import Workers
 
 log = logging.getLogger(__name__)
 
+Types = Mapping[str, DataType]
+"""Element types by output."""
+
 # Items whose facts stand for what a model is sent: enough for a mix, few enough to be quoted in a millisecond.
 _REMEMBERED: Final = 16
 
@@ -75,20 +78,26 @@ class Surroundings:
         if self._upstream is None:
             return found
         for model in self._catalogue.all():
-            name, signature = model.config.upstream or model.name, model.signature
-            known = found.get(name)
-            models = (model.name,) if known is None else (*known.models, model.name)
-            found[name] = (
-                UpstreamFacts(models, model.config.version)
-                if signature is None
-                else UpstreamFacts(
-                    models,
-                    model.config.version,
-                    signature.max_batch_size,
-                    signature.batch_delay_us,
-                    signature.instances,
-                )
+            name, signature, version = (
+                model.config.upstream or model.name,
+                model.signature,
+                model.config.version,
             )
+            known = found.get(name)
+            if known is not None:
+                # Of several versions the server's counters are read together.
+                version = version if version == known.version else ""
+                found[name] = replace(known, models=(*known.models, model.name), version=version)
+            if signature is not None and (known is None or not known.instances):
+                found[name] = UpstreamFacts(
+                    models=found[name].models if known is not None else (model.name,),
+                    version=version,
+                    target_rows=signature.max_batch_size,
+                    batch_delay_us=signature.batch_delay_us,
+                    instances=signature.instances,
+                )
+            elif known is None:
+                found[name] = UpstreamFacts((model.name,), version)
         return found
 
     async def counters(self, upstream: str, version: str, timeout_s: float) -> Counters:
@@ -131,35 +140,39 @@ class Surroundings:
         recipe, infos = model.recipe, list(self._seen[model.name])
         if recipe is None or recipe.modality is not Modality.IMAGE:
             return None
-        types = {output.name: output.data_type for output in recipe.outputs} | (
-            {bound.output.name: bound.input.data_type for bound in model.binding.media}
-            if model.binding
-            else {}
-        )
-        now = self._quoted(recipe, infos, types)
-        if not now:
-            return None
-        fast = self._fast_recipe(model)
+        types = {output.name: output.data_type for output in recipe.outputs}
+        if model.binding is not None:
+            types |= {bound.output.name: bound.input.data_type for bound in model.binding.media}
         bare = {
             name: DataType.UINT8 if recipe.accepts(name, DataType.UINT8) else kind
             for name, kind in types.items()
         }
+        fast = self._fast_recipe(model)
         return Alternatives(
             model.name,
-            fast=None if fast is None else self._quoted(fast, infos, types) / now,
-            uint8=None if bare == types else self._quoted(recipe, infos, bare) / now,
+            fast=None if fast is None else self._times(infos, (recipe, types), (fast, types)),
+            uint8=None if bare == types else self._times(infos, (recipe, types), (recipe, bare)),
         )
 
-    def _quoted(self, recipe: Recipe, infos: Sequence[MediaInfo], types: Mapping[str, DataType]) -> float:
-        """Milliseconds that media with these facts would take."""
-        total = 0.0
+    def _times(
+        self, infos: Sequence[MediaInfo], now: tuple[Recipe, Types], then: tuple[Recipe, Types]
+    ) -> float | None:
+        """By how much media with these facts would take more CPU by another recipe or in other types; None where
+        that cannot be foretold.
+        """
+        sums = [0.0, 0.0]
         for info in infos:
             try:
-                work = recipe.workload(info, types)
-                total += self._costs.quote(info, recipe.decode_target(info), work).cost.cpu_ms
+                quoted = [self._quoted(info, *each) for each in (now, then)]
             except SidecarError:
                 continue
-        return total
+            sums = [total + cpu_ms for total, cpu_ms in zip(sums, quoted, strict=True)]
+        return sums[1] / sums[0] if all(sums) else None
+
+    def _quoted(self, info: MediaInfo, recipe: Recipe, types: Types) -> float:
+        """Milliseconds of one core."""
+        work = recipe.workload(info, types)
+        return self._costs.quote(info, recipe.decode_target(info), work).cost.cpu_ms
 
     def _fast_recipe(self, model: ServedModel) -> Recipe | None:
         """The same model's recipe in `fast` mode; None where it is in that mode already, or has none."""

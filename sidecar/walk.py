@@ -82,9 +82,9 @@ class Walk:
 
     `output_bytes` foretells the memory of all items' tensors; `slots` is what the call holds of the arena,
     until `release`; `outputs` are the model's where they belong to no one item; `handovers` is what the model server
-    was given, and when it answered; `model` and `version` say who did; `traceparent` is what it is told of the trace
-    that the call belongs to, empty for none;
-    `first_output_ns` is the time from hand-over to the first response of a stream, 0 until there is one.
+    was given, and when it answered; `model` and `version` say who did; `headers` are what it is told of the trace that
+    the call belongs to; `first_output_ns` is the time from hand-over to the first response of a stream, 0 until there
+    is one.
     """
 
     timeline: Timeline = field(default_factory=Timeline)
@@ -92,7 +92,7 @@ class Walk:
     output_bytes: int = 0
     slots: list[Slot] = field(default_factory=list)
     handovers: list[Handover] = field(default_factory=list)
-    traceparent: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
     outputs: tuple[Tensor, ...] = ()
     model: str = ""
     version: str = ""

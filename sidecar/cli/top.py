@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="between two pictures, at least (default: whenever there is a new one, about twice a second)",
+        help="between two pictures, at least (default: whenever there is a new one, every second or half)",
     )
     parser.add_argument(
         "--once", action="store_true", help="print one picture and end, as is done where there is no terminal"

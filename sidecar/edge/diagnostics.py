@@ -1,6 +1,6 @@
 """The service `multimodal.v1.Diagnostics`: what was seen of the accelerator and of ourselves, read and never decided.
 
-It is not counted, admitted or drained like calls of the path: who wants to know why nothing works must be answered.
+It is not admitted or drained like calls of the path: who wants to know why nothing works must be answered.
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServicer):
         context: Context,  # noqa: ARG002 - the contract's
     ) -> AsyncIterator[pb.WatchVerdictResponse]:
         watcher = self._watching()
+        if not 0 <= request.interval_s <= _MOST_WINDOW_S:
+            raise InvalidRequest(
+                f"`interval_s` is {request.interval_s:g}: allowed are 0 to {_MOST_WINDOW_S:g}",
+                field="interval_s",
+            )
         while True:
             soonest = time.monotonic() + request.interval_s
             yield pb.WatchVerdictResponse(verdict=self.verdict(request.window_s, request.upstream))

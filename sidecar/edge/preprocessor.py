@@ -171,10 +171,29 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         walk = self._walk()
         metadata = context.invocation_metadata()
         deadline = Deadline.after(context.time_remaining())
-        asked = receive.asked(verb, request, deadline, receive.tenant(metadata, self._tenant_key))
-        accepted = self._pipeline.accept(asked)
-        trace = self._tracing.context(*receive.trace(metadata))
-        walk.traceparent = trace.traceparent if trace is not None else ""
+        tenant, trace = (
+            receive.tenant(metadata, self._tenant_key),
+            self._tracing.context(*receive.trace(metadata)),
+        )
+        try:
+            asked = receive.asked(verb, request, deadline, tenant)
+            accepted = self._pipeline.accept(asked)
+        except SidecarError as error:
+            refused = Passage(
+                verb=verb.value,
+                model=request.model,
+                upstream="",
+                modality=None,
+                timeline=walk.timeline,
+                items=(),
+                handovers=(),
+                request_id=request.request_id,
+                tenant=tenant,
+                trace=trace,
+            )
+            self._journal.refuse(refused, error.reason)
+            raise
+        walk.headers = trace.headers if trace is not None else ()
         passage = Passage(
             verb=verb.value,
             model=accepted.model.name,

@@ -157,13 +157,13 @@ _FACTS_KEY, _ASKS_KEY = "x-media-facts-bin", "x-media-ask-first"
 
 def trace(metadata: Metadata | None) -> tuple[str, str]:
     """What a caller's metadata says of the trace that it is part of: `traceparent` and `tracestate`, or empty texts."""
-    parent = state = ""
+    parent, states = "", []
     for key, value in metadata or ():
         if key == "traceparent" and isinstance(value, str):
             parent = value
         elif key == "tracestate" and isinstance(value, str):
-            state = value
-    return parent, state
+            states.append(value)  # several are one list (W3C Trace Context, section 3.3.1)
+    return parent, ",".join(states)
 
 
 def facts(metadata: Metadata | None) -> preprocessor_pb2.EstimateRequest | None:

@@ -1,7 +1,7 @@
 """What would help, and by how much: operational laws over what was measured in one window.
 
     D     CPU seconds an item takes, of workers, of the front, of everybody else on these cores
-    X     items a second <= threads / D(workers)         each modality's threads, and all of them together
+    X     items a second <= threads / time on a thread   each modality's threads, and all of them together
                          <= budget  / (D(workers) + D(front))         what a quota allows
                          <= cores   / (D(workers) + D(front) + D(others))
                          <= the accelerator's ceiling
@@ -116,8 +116,8 @@ class Laws:
             bounds.append(threads / large if large > 0 else math.inf)
             bounds.append((threads + self.express) / (all_s * self.scale))
         together = max(self.threads.values(), default=1) + self.express
-        if self.workers_s:
-            bounds.append(together / (self.workers_s * self.scale))
+        if whole := sum(all_s for all_s, _ in self.shares.values()):
+            bounds.append(together / (whole * self.scale))
         return min(bounds)
 
     @property
@@ -132,11 +132,6 @@ class Laws:
     def saturated(self) -> bool:
         """Whether threads, cores or the accelerator are full, so that a wider bound is filled."""
         return self.items_per_s >= _SATURATED * min(self.thread_bound, self.core_bound, self.ceiling)
-
-    @property
-    def threads_full(self) -> bool:
-        """Whether threads are what keeps items waiting."""
-        return self.thread_bound <= min(self.core_bound, self.ceiling) and self.saturated
 
 
 def laws(situation: Situation) -> Laws | None:
@@ -154,11 +149,13 @@ def laws(situation: Situation) -> Laws | None:
     return Laws(
         items_per_s=rate,
         workers_s=workers_s,
-        front_s=spell.front / rate,
+        # Without worker processes the front's clock counts their threads too.
+        front_s=(spell.front if spell.workers else max(0.0, spell.front - workers_s * rate)) / rate,
         others_s=others / rate,
         shares={
-            modality: (spent_ms / 1e3 / items, demand.express_ms.get(modality, 0.0) / 1e3 / items)
+            modality: _occupied(demand, modality, items)
             for modality, spent_ms in demand.cpu_ms.items()
+            if spent_ms
         },
         threads=situation.threads,
         express=situation.express,
@@ -170,6 +167,16 @@ def laws(situation: Situation) -> Laws | None:
         waited_s=demand.waited_ns / 1e9 / calls,
         worked_s=demand.worked_ns / 1e9 / calls,
     )
+
+
+def _occupied(demand: Demand, modality: Modality, items: int) -> tuple[float, float]:
+    """Seconds an item that threads are occupied with a modality, and small items' part of it. A thread is taken while
+    it waits for a core, too: by CPU time alone it would seem to have room.
+    """
+    cpu_ms = demand.cpu_ms[modality]
+    occupied_ms = max(cpu_ms, demand.worked_ns_of(modality) / 1e6)
+    express = demand.express_ms.get(modality, 0.0) / cpu_ms
+    return occupied_ms / 1e3 / items, express * occupied_ms / 1e3 / items
 
 
 def predicted(now: Laws, then: Laws) -> float:
@@ -222,6 +229,13 @@ def _lines(situation: Situation, found: Laws | None) -> Iterator[Line]:
                 "their media comes slowly",
                 "nearer, or a faster network",
                 "workers wait for bytes; more cores would wait as long",
+            )
+        case Finding.STARVED if verdict.cause is Cause.DELIVER:
+            yield _plain(
+                "replicas",
+                f"one front, busy {situation.spell.front:.0%} of a core",
+                "two, or fewer and larger calls",
+                "what is prepared waits for the front to hand it over: it has one thread for all calls",
             )
         case Finding.STARVED if found is not None:
             yield from _faster(situation, found)
@@ -329,7 +343,7 @@ def _cores(situation: Situation, now: Laws, line: _LineOf) -> Iterator[Line]:
             replace(now, budget=now.budget + 1),
             f"the quota kept the sidecar from running {spell.throttled:.0%} of the time",
         )
-    else:
+    elif now.core_bound <= now.thread_bound:
         yield from line(
             "cores (resources.limits.cpu, or the node's)",
             f"{now.budget:g}",
@@ -344,6 +358,15 @@ def _cores(situation: Situation, now: Laws, line: _LineOf) -> Iterator[Line]:
         )
     if not math.isfinite(now.ceiling) or now.ceiling <= now.items_per_s:
         return
+    reaches = now.ceiling * (now.workers_s + now.front_s) / _SIZED_FOR
+    if now.budget < reaches < math.inf:
+        yield _plain(
+            "cores, to reach the accelerator's ceiling",
+            f"{now.budget:g}",
+            f"{math.ceil(reaches)}",
+            f"{reaches:.1f} would prepare the {situation.ceiling:.0f} rows/s that it can take, used to "
+            f"{_SIZED_FOR:.0%}, once callers ask for as many",
+        )
     # No more than those who ask now can ask for, however fast the accelerator is.
     wanted = min(now.ceiling, _askers(now, now))
     needed = wanted * (now.workers_s + now.front_s) / _SIZED_FOR

@@ -79,6 +79,17 @@ class Demand:
                 own[stage] = own.get(stage, 0) + nanoseconds
 
     @property
+    def off_core(self) -> float:
+        """Which part of their jobs' time workers had no core, 0 to 1; 0 where nothing was worked off."""
+        worked = self.worked_ns
+        return max(0.0, 1 - sum(self.cpu_ms.values()) * 1e6 / worked) if worked else 0.0
+
+    @property
     def worked_ns(self) -> int:
         """Wall time that workers were at it."""
-        return sum(stages.get(stage, 0) for stages in self.stage_ns.values() for stage in _WORKED)
+        return sum(map(self.worked_ns_of, self.stage_ns))
+
+    def worked_ns_of(self, modality: Modality | None) -> int:
+        """The same for one modality."""
+        stages = self.stage_ns.get(modality, {})
+        return sum(stages.get(stage, 0) for stage in _WORKED)

@@ -7,7 +7,6 @@ decides; where it and the accounts disagree, both are told. Without a driver it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,6 +47,10 @@ class Gpus:
             except library.NVMLError as error:
                 log.debug("GPU %d is not looked at: %s", index, error)
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._handles)
+
     def look(self) -> tuple[Gpu, ...]:
         """All of them now."""
         found = []
@@ -62,11 +65,10 @@ class Gpus:
         return tuple(found)
 
 
-def disagreement(gpus: Sequence[Gpu], busy: float) -> str:
-    """How the driver contradicts accounts by which the accelerator was busy for this part of the time; else empty."""
-    if not gpus:
-        return ""
-    used = max(gpu.utilisation for gpu in gpus)
+def disagreement(used: float, busy: float) -> str:
+    """How the driver, by whom kernels ran for the part `used` of the time, contradicts accounts by which models were
+    busy for the part `busy`; empty where it does not.
+    """
     if used > busy + _DISAGREES:
         return (
             f"the driver says {used:.0%} and the accounts {busy:.0%}: something else uses the GPU too, "

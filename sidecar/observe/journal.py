@@ -10,6 +10,7 @@ One event loop's own.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from typing import Final, Protocol
 from sidecar.media import Modality
 from sidecar.observe.timings import Timeline, Timings
 from sidecar.observe.trace_context import TraceContext
+
+log = logging.getLogger(__name__)
 
 # Ended calls that wait to be looked at: half a minute of the fastest load seen. Past it the oldest are dropped.
 _MOST_ENDED: Final = 1 << 14
@@ -48,8 +51,9 @@ class ObservedItem(Protocol):
 class Handover:
     """Rows on their way to the model server: when they were handed over and, once that is known, answered.
 
-    `last_ns` is that of the last response so far, `answered_ns` that of the last of all; 0 for not yet. `failed`: the
-    answer was an error, or nobody waits for it any more. `streamed`: there may be several responses.
+    `last_ns` is that of the last response so far, `answered_ns` that of the last of all; 0 for not yet. `failed`: there
+    was no answer, or nobody waited for it. `whole`: there may be several responses, or it was an error, so that the
+    server's counters do not tell of it. `paused`: its reader does not take the next response.
     """
 
     rows: int
@@ -57,7 +61,8 @@ class Handover:
     last_ns: int = 0
     answered_ns: int = 0
     failed: bool = False
-    streamed: bool = False
+    whole: bool = False
+    paused: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +95,7 @@ class Passage:
     ended_ns: int = 0
 
     def __post_init__(self) -> None:
-        self.request_id = self.request_id[:_MOST_OF_AN_ID]
+        self.request_id, self.model = self.request_id[:_MOST_OF_AN_ID], self.model[:_MOST_OF_AN_ID]
 
 
 @dataclass(slots=True)
@@ -132,7 +137,19 @@ class Journal:
             return
         del self.under_way[passage]
         for take in self.takers:
-            take(passage)
+            try:
+                take(passage)
+            except Exception:
+                log.exception("a call that ended could not be noted")
+        self._queue(passage)
+
+    def refuse(self, passage: Passage, reason: str) -> None:
+        """Enters a call that was refused before it began, for those who want calls whole."""
+        passage.reason, passage.ended_ns = reason, time.monotonic_ns()
+        if self.kept:
+            self._queue(passage)
+
+    def _queue(self, passage: Passage) -> None:
         if not self.queues:
             return
         if len(self.ended) >= _MOST_ENDED:

@@ -23,13 +23,13 @@ from sidecar.observe.journal import Passage
 class LogConfig:
     """`level` is a standard level's name; `format` is "text" for people or "json" for machines.
 
-    `requests`: a line a request, "off", "all", or "sampled": every one that failed, and of the others as many as
+    `requests`: a line a request, "none", "all", or "sampled": every one that failed, and of the others as many as
     `requests_per_s` allows, of which each line says how many it stands for.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
-    requests: Literal["off", "sampled", "all"] = "off"
+    requests: Literal["none", "sampled", "all"] = "none"
     requests_per_s: Annotated[float, Gt(0)] = 10.0
 
 
@@ -79,13 +79,16 @@ class RequestLog:
     def __init__(self, config: LogConfig) -> None:
         self._config = config
         self._log = logging.getLogger("sidecar.requests")
+        if config.requests != "none":
+            # Asked for by name, and so told whatever the level of the rest.
+            self._log.setLevel(logging.INFO)
         # Full at first: it was last filled an eternity ago.
         self._left, self._filled_s = 0.0, -math.inf
         self._skipped = 0
 
     def record(self, ended: Iterable[Passage], now_s: float | None = None) -> None:
         """Writes the lines of calls that ended; `now_s` is by the monotonic clock, None for now."""
-        if self._config.requests == "off":
+        if self._config.requests == "none":
             return
         if now_s is None:
             now_s = time.monotonic()

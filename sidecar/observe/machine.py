@@ -27,6 +27,10 @@ _THROTTLED: Final = re.compile(r"^throttled_(time|usec) (\d+)$", re.MULTILINE)
 _PERIODS: Final = re.compile(r"^nr_periods (\d+)$", re.MULTILINE)
 _V2: Final = "cpu.max"
 _V1_QUOTA, _V1_PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+# Of their jobs' time workers are off their cores for some hundredths on an idle machine (wake-ups, Python's lock), and
+# for more only behind others, when no core is idle.
+_KEPT_OFF: Final = 0.3
+_KEPT_IDLE: Final = 0.3
 # /proc/stat: user, nice, system, idle, iowait, ... in ticks.
 _IDLE: Final = slice(3, 5)
 
@@ -110,10 +114,13 @@ class Machine:
         return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
-def between(before: Usage, after: Usage, running: float) -> Spell:
-    """What happened between two looks; `running`: how many of the sidecar's threads wanted a core, on average.
+def between(before: Usage, after: Usage, running: float, off_core: float = 0.0) -> Spell:
+    """What happened between two looks; `running`: how many of the sidecar's threads wanted a core, on average;
+    `off_core`: which part of their jobs' time workers had none, 0 to 1.
 
-    The kernel counts throttled time once for every core on which somebody was kept waiting (cpu.stat).
+    The kernel counts throttled time once for every core on which somebody was kept waiting (cpu.stat). Where it tells
+    of none and workers were off their cores all the same while cores were idle, something else kept them from running:
+    a quota that cannot be read here, or a stop; that counts as throttled too.
     """
     span = max(1, after.at_ns - before.at_ns)
     workers = sum(spent - before.others_ns.get(pid, 0) for pid, spent in after.others_ns.items())
@@ -121,13 +128,16 @@ def between(before: Usage, after: Usage, running: float) -> Spell:
     if before.throttled_ns is not None and after.throttled_ns is not None:
         waiting = min(float(after.cores), max(1.0, running))
         throttled = min(1.0, max(0.0, (after.throttled_ns - before.throttled_ns) / span / waiting))
+    idle = min(float(after.cores), max(0.0, (after.idle_ns - before.idle_ns) / span))
+    if not throttled and off_core >= _KEPT_OFF and idle >= _KEPT_IDLE * after.cores:
+        throttled = off_core
     quota = after.quota_cores
     return Spell(
         seconds=span / 1e9,
         budget=after.cores if quota is None else min(after.cores, quota),
         front=(after.front_ns - before.front_ns) / span,
         workers=max(0, workers) / span,
-        idle=max(0.0, (after.idle_ns - before.idle_ns) / span),
+        idle=idle,
         throttled=throttled,
         cores=after.cores,
         quota_cores=quota,

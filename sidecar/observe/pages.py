@@ -89,7 +89,10 @@ class _Hearing(io.RawIOBase):
         if left_s <= 0:
             raise TimeoutError("the client took too long to say what it wants")
         self._connection.settimeout(left_s)
-        return self._connection.recv_into(buffer)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(_PATIENCE_S)  # for the answer
 
 
 def serve_pages(

@@ -31,6 +31,8 @@ from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median_low
 from typing import Final
 
 import numpy as np
@@ -48,6 +50,10 @@ _BOUND_FACTOR: Final = 5
 _REMEMBERED: Final = 256
 # Pieces of starved time that are charged one by one in a turn.
 _MOST_CHARGED: Final = 40
+_LATEST_NS: Final = 500_000_000
+# Of a round trip, what the front needs to lay and send a request: by Triton's trace a request is read 0.55 ms after
+# its hand-over began, and half a round trip of a small call is 0.3 ms of 0.75.
+_OWN_PART: Final = 0.3
 # Round trips of late: some ten seconds' worth.
 _TRIPS: Final = 24
 # By how much a front is late to hear of answers: 99 of 100 times less, with both cores full (docs/design); with a part
@@ -106,8 +112,13 @@ _STATES: Final = (
     State.IDLE_DEMAND,
 )
 _PREP: Final = _STATES.index(State.IDLE_PREP)
-# A field of twelve bits for each of E, U, Q, H and P, E's the highest: up to 4,095 of each at once.
-_FIELDS: Final = np.array([1 << 12 * place for place in reversed(range(len(_STATES) - 1))], np.int64)
+# A field of bits for each of E, U, Q, H and P: 12 and 13 for what is handed over, one for the hang, and 24 for calls in
+# preprocessing, whose number is their callers'. 63 in all.
+_P_BITS: Final = 24
+_P_MASK: Final = (1 << _P_BITS) - 1
+_FIELDS: Final = np.array(
+    [1 << shift for shift in (_P_BITS + 26, _P_BITS + 25, _P_BITS + 13, _P_BITS, 0)], np.int64
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +218,8 @@ class Account:
         self._took: deque[int] = deque(maxlen=_REMEMBERED)
         self._rtts: deque[int] = deque(maxlen=_TRIPS)
         self._free_ns = begun_ns
+        self._silent_ns = _NEVER
+        self._bound, self._is_learned = _FIRST_BOUND_NS, False
         self._batches: deque[Mapping[int, tuple[int, int]]] = deque(maxlen=_TRIPS)
         self._executed: list[tuple[int, int, int]] = []
 
@@ -214,11 +227,6 @@ class Account:
     def counts(self) -> bool:
         """Whether the server counts, so that queue, execution and transport can be told apart."""
         return self._counted is not None
-
-    @property
-    def pace(self) -> Pace:
-        """What answers were made of by the server's last counters; nothing before the first of them."""
-        return self._pace
 
     def enter(self, passage: Passage) -> None:
         """Notes a call that ended, once, and keeps nothing but numbers of it."""
@@ -229,6 +237,11 @@ class Account:
         self._stories.append(_story(passage))
         for handover in handovers:
             self._fresh_runs.append(_row(handover))
+            if not handover.failed:
+                self._progress_ns = max(self._progress_ns, handover.answered_ns)
+                # What hung and was answered after all says little of what an answer takes.
+                self._took.append(min(handover.answered_ns - handover.handed_ns, self._bound))
+                self._is_learned = False
 
     def _absorb(self) -> None:
         """Lays what was noted into the columns."""
@@ -254,15 +267,14 @@ class Account:
         self._rtts.append(counters.rtt_ns)
         runs = self._runs
         fresh = np.flatnonzero((runs[:, _Runs.PLACED] == 0) & (runs[:, _Runs.ANSWERED] <= counters.at_ns))
-        took = runs[fresh, _Runs.ANSWERED] - runs[fresh, _Runs.HANDED]
-        # What hung and was answered after all says little of what an answer takes.
-        self._took.extend(np.minimum(took, self.bound_ns())[-_REMEMBERED:].tolist())
         if before is None or counters.executions < before.executions:
             return  # the first look, or a server that was restarted: there is nothing to compare with
         if counters.executions > before.executions:
             self._batches.append(_grown(before, counters))
             self._progress_ns = max(self._progress_ns, counters.at_ns - counters.rtt_ns)
-        fresh = fresh[runs[fresh, _Runs.KIND] == _PLAIN]
+        # What was answered before the counters that these are compared with is in both.
+        since_ns = before.at_ns - before.rtt_ns
+        fresh = fresh[(runs[fresh, _Runs.KIND] == _PLAIN) & (runs[fresh, _Runs.ANSWERED] > since_ns)]
         if fresh.size and counters.requests > before.requests:
             free_ns = self._free_ns if self.instances == 1 else 0
             runs[fresh], executed, self._pace = place(
@@ -273,10 +285,10 @@ class Account:
 
     def bound_ns(self) -> int:
         """How long the server may have work and give no sign of life before it hangs."""
-        if not self._took:
-            return _FIRST_BOUND_NS
-        high = sorted(self._took)[int(0.9 * (len(self._took) - 1))]
-        return max(_LEAST_BOUND_NS, _BOUND_FACTOR * high)
+        if not self._is_learned and self._took:
+            high = sorted(self._took)[int(0.9 * (len(self._took) - 1))]
+            self._bound, self._is_learned = max(_LEAST_BOUND_NS, _BOUND_FACTOR * high), True
+        return self._bound
 
     def ceiling(self, booked: Booked) -> float:
         """Rows a second that the accelerator could work off; 0 where that is not known.
@@ -306,28 +318,32 @@ class Account:
 
     def settle(
         self, until_ns: int, now_ns: int, under_way: Sequence[Passage] = (), throttled: float = 0.0
-    ) -> tuple[Booked, Booked]:
-        """Books all time up to `until_ns` for good, and says what the time from there to `now_ns` looks like.
+    ) -> tuple[Booked, Booked, Booked]:
+        """Books all time up to `until_ns` for good, and says what the time from there to `now_ns` looks like, and the
+        last half second of it.
 
         `under_way` are the calls that have not ended; `throttled` is the part of the time that a quota took, 0 to 1.
         What starved time is charged to is told once it is settled.
         """
         self._absorb()
         until_ns = max(until_ns, self.settled_ns)
-        settled, foreseen = Booked(self.settled_ns, until_ns), Booked(until_ns, max(now_ns, until_ns))
+        now_ns = max(now_ns, until_ns)
+        bounds = (self.settled_ns, until_ns, max(until_ns, now_ns - _LATEST_NS), now_ns)
+        settled, between, latest = (Booked(begun, ended) for begun, ended in pairwise(bounds))
         settled.settled_ns = settled.span_ns
         if self._stories or under_way:
-            self._book(settled, foreseen, now_ns, under_way, throttled)
+            self._book(settled, (settled, between, latest), under_way, throttled)
             self._forget(until_ns)
         else:
-            settled.states[State.IDLE_DEMAND] = settled.span_ns
-            foreseen.states[State.IDLE_DEMAND] = foreseen.span_ns
+            for part in (settled, between, latest):
+                part.states[State.IDLE_DEMAND] = part.span_ns
         self.settled_ns = until_ns
-        return settled, foreseen
+        return settled, summed([between, latest]), latest
 
     def _book(
-        self, settled: Booked, foreseen: Booked, now_ns: int, under_way: Sequence[Passage], throttled: float
+        self, settled: Booked, parts: Sequence[Booked], under_way: Sequence[Passage], throttled: float
     ) -> None:
+        now_ns = parts[-1].ended_ns
         calls, open_runs = self._calls, [_row(each) for one in under_way for each in one.handovers]
         runs = self._runs
         if under_way:
@@ -337,35 +353,56 @@ class Account:
         hung_ns = self._hung_ns(runs, under_way, now_ns)
         _guess(runs, self._pace, hung_ns)
         hung = np.array([[hung_ns, now_ns]] if hung_ns < now_ns else [], np.int64).reshape(-1, 2)
+        # The front's own part of a hand-over, laying and sending, is not the way yet.
+        own_ns = int(_OWN_PART * median_low(self._rtts)) if self._rtts else 0
+        calls = calls.copy()
+        calls[:, _Calls.PREPARED] += own_ns * (calls[:, _Calls.RANK] == calls[:, _Calls.PREPARED])
         lines = (
             (runs[:, _Runs.BEGUN], runs[:, _Runs.ENDED]),
             (hung[:, 0], hung[:, 1]),
             (runs[:, _Runs.THERE], runs[:, _Runs.BEGUN]),
-            (runs[:, _Runs.HANDED], runs[:, _Runs.THERE]),
+            (np.minimum(runs[:, _Runs.HANDED] + own_ns, runs[:, _Runs.THERE]), runs[:, _Runs.THERE]),
             (calls[:, _Calls.BEGUN], calls[:, _Calls.PREPARED]),
         )
-        cuts, states, preparing = _segments(lines, settled.begun_ns, settled.ended_ns, foreseen.ended_ns)
+        cuts, states, preparing = _segments(lines, [settled.begun_ns, *(part.ended_ns for part in parts)])
         lengths = np.diff(cuts)
-        split = int(np.searchsorted(cuts, settled.ended_ns))
-        for booked, part in ((settled, slice(0, split)), (foreseen, slice(split, None))):
-            for state, spent in zip(
-                _STATES, np.bincount(states[part], lengths[part], len(_STATES)), strict=True
-            ):
-                if spent:
-                    booked.states[state] = int(spent)
-        starved = np.flatnonzero((states[:split] == _PREP) & (lengths[:split] > 0))
+        # What lasts no time at a bound counts for neither side.
+        ends = np.searchsorted(cuts, [part.ended_ns for part in parts]).tolist()
+        for booked, (begun, ended) in zip(parts, pairwise([0, *ends]), strict=True):
+            spent = np.bincount(states[begun:ended], lengths[begun:ended], len(_STATES))
+            for state, nanoseconds in zip(_STATES, spent, strict=True):
+                if nanoseconds:
+                    booked.states[state] = int(nanoseconds)
+        starved = np.flatnonzero((states[: ends[0]] == _PREP) & (lengths[: ends[0]] > 0))
         if starved.size:
             self._charge(calls, under_way, cuts[starved], cuts[starved + 1], settled, throttled)
         self._fill(settled, cuts, preparing)
+        self._count_untold(settled, runs)
+
+    @staticmethod
+    def _count_untold(booked: Booked, runs: npt.NDArray[np.int64]) -> None:
+        """Counts rows that were answered and of which no counters will tell: of streams, errors, and servers that do
+        not count.
+        """
+        answered = runs[:, _Runs.ANSWERED]
+        untold = (runs[:, _Runs.PLACED] == 0) & (runs[:, _Runs.KIND] != _FAILED)
+        inside = (answered > booked.begun_ns) & (answered <= booked.ended_ns)
+        booked.rows += int(runs[untold & inside, _Runs.ROWS].sum())
 
     def _hung_ns(self, runs: npt.NDArray[np.int64], under_way: Sequence[Passage], now_ns: int) -> int:
-        """Since when the server is past its bound; `now_ns` where it is not."""
-        waiting = runs[runs[:, _Runs.ANSWERED] == 0, _Runs.HANDED]
+        """Since when the server is past its bound; `now_ns` where it is not. Who gave up is no sign of its life."""
+        life = max([self._progress_ns, *(each.last_ns for one in under_way for each in one.handovers)])
+        answered = runs[:, _Runs.ANSWERED]
+        silent = runs[((answered == 0) | (runs[:, _Runs.KIND] == _FAILED) & (answered > life)), _Runs.HANDED]
+        if self._silent_ns < life:
+            self._silent_ns = _NEVER
+        if silent.size:
+            self._silent_ns = min(self._silent_ns, int(silent.min()))
+        waiting = runs[answered == 0, _Runs.HANDED]
         if not waiting.size:
             return now_ns
-        signs = [each.last_ns for one in under_way for each in one.handovers]
-        answered = int(runs[:, _Runs.ANSWERED].max())
-        return max(self._progress_ns, int(waiting.min()), answered, *signs) + self.bound_ns()
+        # Past the bound is the server, and nobody waited for it before the first who waits now.
+        return max(max(life, self._silent_ns) + self.bound_ns(), int(waiting.min()))
 
     def _charge(  # noqa: PLR0917 - a segment's columns, and what they are charged by
         self,
@@ -387,10 +424,11 @@ class Account:
             waiting[:, _Calls.PREPARED] >= ended[:, None]
         )
         next_ = order[np.argmax(was_there, axis=1)].tolist()
-        stories = [*self._stories, *map(_story, under_way)]
+        ended_calls = len(self._stories)
         charged: Counter[tuple[Cause, Modality | None]] = Counter()
         for call, begun_ns, ended_ns in zip(next_, begun.tolist(), ended.tolist(), strict=True):
-            _charge_to(stories[call], begun_ns, ended_ns, charged, throttled)
+            story = self._stories[call] if call < ended_calls else _story(under_way[call - ended_calls])
+            _charge_to(story, begun_ns, ended_ns, charged, throttled)
         whole, part = booked.states[State.IDLE_PREP], max(1, charged.total())
         for key, nanoseconds in charged.items():
             booked.starved[key] = nanoseconds * whole // part
@@ -446,12 +484,14 @@ class _Runs(enum.IntEnum):
     PLACED = 7
 
 
-_PLAIN, _FAILED, _STREAMED = 0, 1, 2
+_PLAIN, _FAILED, _WHOLE = 0, 1, 2
 
 
 def _row(handover: Handover) -> tuple[int, ...]:
-    kind = _FAILED if handover.failed else _STREAMED if handover.streamed else _PLAIN
-    return handover.handed_ns, handover.answered_ns, handover.rows, kind, 0, 0, 0, 0
+    """The columns of rows handed over; of a stream whose reader rests, as if its last response were the last."""
+    kind = _FAILED if handover.failed else _WHOLE if handover.whole else _PLAIN
+    answered = handover.last_ns if handover.paused else handover.answered_ns
+    return handover.handed_ns, answered, handover.rows, kind, 0, 0, 0, 0
 
 
 def _open(passage: Passage) -> tuple[int, int, int, int]:
@@ -485,7 +525,7 @@ def _guess(runs: npt.NDArray[np.int64], pace: Pace, hung_ns: int) -> None:
 
 
 def _segments(
-    lines: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]], *bounds: int
+    lines: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]], bounds: Sequence[int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Where the state may change, the bounds among them; the state's place in _STATES between, and how many calls are
     in preprocessing. `lines` are starts and ends of E, U, Q, H and P.
@@ -493,14 +533,16 @@ def _segments(
     How many intervals of each line are open is counted in one sum, a field of bits a line: the highest field that is
     not empty names the state.
     """
-    opened = np.repeat(_FIELDS, [start.size for start, _ in lines])
+    sizes = [start.size for start, _ in lines]
+    opened = np.repeat(_FIELDS, sizes)
     points = np.concatenate([np.array(bounds), *(start for start, _ in lines), *(end for _, end in lines)])
     np.clip(points, bounds[0], bounds[-1], out=points)
     changes = np.concatenate([np.zeros(len(bounds), np.int64), opened, -opened])
     order = np.argsort(points, kind="stable")  # of equal moments, what opens comes before what closes
-    cuts, open_ = points[order], np.cumsum(changes[order])[:-1]
-    states = len(lines) - np.searchsorted(_FIELDS[::-1], open_, "right")
-    return cuts, states, open_ & (_FIELDS[-2] - 1)
+    sums = np.cumsum(changes[order])[:-1]
+    preparing = sums & _P_MASK
+    states = len(lines) - np.searchsorted(_FIELDS[::-1], sums, "right")
+    return points[order], states, preparing
 
 
 # What is kept of a call: when it came, of which media it was (place in _MODALITIES), milliseconds of CPU of its

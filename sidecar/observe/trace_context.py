@@ -34,6 +34,12 @@ class TraceContext:
         return f"00-{self.trace_id:032x}-{self.span_id:016x}-{int(self.sampled):02x}"
 
     @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """The same as metadata of a call, with the callers' own `tracestate`."""
+        parent = (("traceparent", self.traceparent),)
+        return (*parent, ("tracestate", self.state)) if self.state else parent
+
+    @property
     def trace_hex(self) -> str:
         """The trace's number as logs and exemplars write it."""
         return f"{self.trace_id:032x}"

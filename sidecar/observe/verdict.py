@@ -80,7 +80,7 @@ class Verdict:
             upstream=self.upstream,
             starved=self.starved,
             busy=self.busy,
-            cause=_WHAT[self.cause] if self.cause else "",
+            cause=_WHAT[self.cause] if self.cause else "preprocessing",
             what=f" {self.modality.value}" if self.modality else "",
             batch=share(self.booked.states[State.IDLE_BATCH], self.booked.span_ns),
             transport=share(self.booked.states[State.IDLE_XFER], self.booked.span_ns),
@@ -169,6 +169,8 @@ def judge(upstream: str, window: Booked, latest: Booked, bell: Bell) -> Verdict:
 
 def _finding(window: Booked, latest: Booked) -> Finding:
     span = window.span_ns
+    if not span:
+        return Finding.NO_DEMAND  # it has just begun
     if latest.states[State.HUNG]:
         return Finding.HUNG
     if share(window.states[State.IDLE_DEMAND], span) >= _NO_DEMAND:
@@ -178,9 +180,9 @@ def _finding(window: Booked, latest: Booked) -> Finding:
         Finding.TRANSPORT: window.states[State.IDLE_XFER],
         Finding.BATCH: window.states[State.IDLE_BATCH],
     }
-    worst = max(waits, key=waits.__getitem__)
-    if share(waits[worst], span) >= (_BATCH if worst is Finding.BATCH else MODERATE):
-        return worst
+    least = {**dict.fromkeys(waits, MODERATE), Finding.BATCH: _BATCH}
+    if matter := {each: spent for each, spent in waits.items() if share(spent, span) >= least[each]}:
+        return max(matter, key=matter.__getitem__)
     return (
         Finding.NO_DEMAND
         if share(window.states[State.IDLE_DEMAND], span) > _MOSTLY_IDLE

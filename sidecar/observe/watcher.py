@@ -24,11 +24,12 @@ from sidecar.media import Modality
 from sidecar.observe.advice import Alternatives, Situation, advise
 from sidecar.observe.demand import Demand
 from sidecar.observe.gpus import Gpu, Gpus, disagreement
-from sidecar.observe.journal import Journal, Passage
+from sidecar.observe.journal import Arrival, Journal, Passage
 from sidecar.observe.machine import Machine, Spell, Usage, between, joined
 from sidecar.observe.picture import Fleet, Picture, UpstreamView, WorkerView
 from sidecar.observe.starvation import Account, Booked, Cause, Counters, State, share, summed
-from sidecar.observe.verdict import Bell, Verdict, judge
+from sidecar.observe.timings import Timeline
+from sidecar.observe.verdict import Bell, Finding, Verdict, judge
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 # How often, and how soon again where the next look decides: an alarm may be on its way, or a hang. An onset is told at
 # the second look in a row that finds its half second starved: within 1.6 s.
-_TURN_S: Final = 1.0
+_TURN_S: Final = 0.75
 _SOON_S: Final = 0.5
 # An answer that is out for longer may be one of a server that hangs.
 _LONG_NS: Final = 400_000_000
@@ -46,10 +47,13 @@ _ASK_S: Final = 0.2
 # message is still coming, for a model that nobody knows yet, holds that up, but not for longer.
 _SETTLED_NS: Final = 500_000_000
 _MOST_UNSETTLED_NS: Final = 3_000_000_000
+# A model server that does not count is asked again after this: another may have taken its place.
+_UNCOUNTED_NS: Final = 60_000_000_000
+_UNCOUNTED: Final = "the model server does not count: executions of %s are inferred from its answers"
+# Pictures of a turn that are kept, by their windows.
+_MOST_DRAWN: Final = 16
 # What is kept.
 _KEPT_NS: Final = 60_000_000_000
-# The driver samples its GPUs about so often.
-_GPUS_NS: Final = 1_000_000_000
 # Items below this have threads of their own beside the others (admission's smallest cost class).
 _EXPRESS_BELOW_MS: Final = 4.0
 
@@ -67,14 +71,14 @@ class VerdictConfig:
 @dataclass(frozen=True, slots=True)
 class UpstreamFacts:
     """What is known of a model at the model server: who asks it, its largest batch, how long it waits for one to
-    fill, how many it runs at once.
+    fill, how many it runs at once (0: it has not told yet).
     """
 
     models: tuple[str, ...]
     version: str = ""
     target_rows: int = 0
     batch_delay_us: int = 0
-    instances: int = 1
+    instances: int = 0
 
 
 class Surroundings(Protocol):
@@ -112,21 +116,18 @@ class _Upstream:
     account: Account
     bell: Bell = field(default_factory=Bell)
     chunks: deque[Booked] = field(default_factory=deque)
-    tail: Booked | None = None
+    tail: Booked = field(default_factory=lambda: Booked(0, 0))
+    latest: Booked = field(default_factory=lambda: Booked(0, 0))
     states: Counter[State] = field(default_factory=Counter)
     starved: Counter[tuple[Cause, Modality | None]] = field(default_factory=Counter)
     fill_ns: float = 0.0
-    uncounted: bool = False
+    uncounted_ns: int = 0
     asking: asyncio.Task[None] | None = None
 
     def window(self, now_ns: int, span_ns: int) -> Booked:
         """The last so many nanoseconds, as far as they are known, in whole turns."""
         parts = [chunk for chunk in list(self.chunks) if chunk.ended_ns > now_ns - span_ns]
-        return summed([*parts, self.tail] if self.tail is not None else parts)
-
-    def latest(self) -> Booked:
-        """What is not settled yet, the last half of a second."""
-        return self.tail if self.tail is not None else self.chunks[-1]
+        return summed([*parts, self.tail])
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +161,17 @@ class Watcher:
         self._machine = machine or Machine()
         self._gpus = gpus or Gpus()
         self._gpu: tuple[Gpu, ...] = ()
-        self._gpu_ns = 0
+        self._gpu_looks: deque[tuple[int, float]] = deque()
+        self._gpu_looking: asyncio.Task[None] | None = None
         self._upstreams: dict[str, _Upstream] = {}
+        self._asked_last = ""
         self._demand = Demand()
         self._demands: deque[tuple[int, Demand]] = deque()
         self._spells: deque[tuple[int, Spell]] = deque()
         self._usage: Usage | None = None
         self._throttled = 0.0
         self._shares: tuple[WorkerView, ...] = ()
+        self._drawn: dict[float, Picture] = {}
         self._turned = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.spent_ns = 0
@@ -178,6 +182,7 @@ class Watcher:
         self._demand.take((passage,), _EXPRESS_BELOW_MS)
         if (each := self._upstreams.get(passage.upstream)) is not None:
             each.account.enter(passage)
+            self._asked_last = passage.upstream
 
     def open(self) -> None:
         """Begins to watch, on the running loop."""
@@ -204,22 +209,31 @@ class Watcher:
             except Exception:
                 log.exception("watching failed; the path goes on without")
 
+    @property
+    def dropped(self) -> int:
+        """Ended calls that were wanted whole and could not be kept."""
+        return self._journal.dropped
+
     async def turned(self) -> None:
         """Returns when there is something new to see."""
         await self._turned.wait()
 
-    def lacked(self, upstream: str, begun_ns: int, ended_ns: int) -> float:
+    def lacked(self, upstream: str, begun_ns: int, ended_ns: int) -> float | None:
         """The part of an interval of the last minute in which a model lacked input, 0 to 1: for want of demand, or
-        because of us. To whole turns.
+        because of us. Turns that lie in it in part count for that part. None where it is not settled yet.
         """
         each = self._upstreams.get(upstream)
-        parts = [] if each is None else list(each.chunks)
-        inside = [part for part in parts if begun_ns <= (part.begun_ns + part.ended_ns) // 2 < ended_ns]
-        if not inside:
-            return 0.0
-        states = summed(inside).states
-        idle = states[State.IDLE_PREP] + states[State.IDLE_XFER] + states[State.IDLE_DEMAND]
-        return share(idle, sum(part.span_ns for part in inside))
+        if each is None or not each.chunks or each.chunks[-1].ended_ns < ended_ns:
+            return None
+        lacked = covered = 0.0
+        for part in each.chunks:
+            inside = min(part.ended_ns, ended_ns) - max(part.begun_ns, begun_ns)
+            if inside > 0:
+                states = part.states
+                idle = states[State.IDLE_PREP] + states[State.IDLE_XFER] + states[State.IDLE_DEMAND]
+                lacked += inside * share(idle, part.span_ns)
+                covered += inside
+        return share(lacked, covered)
 
     def totals(self) -> Mapping[str, Totals]:
         """Sums since the start by upstream, up to what is settled; for observers on any thread."""
@@ -229,7 +243,7 @@ class Watcher:
                 {state: each.states[state] / 1e9 for state in State},
                 {key: spent / 1e9 for key, spent in list(each.starved.items())},
                 each.fill_ns / 1e9,
-                self._verdict(name, each, now_ns, self._config.window_s).starved if each.chunks else 0.0,
+                self._verdict(name, each, now_ns, self._config.window_s).starved,
                 each.bell.since_ns > 0,
             )
             for name, each in list(self._upstreams.items())
@@ -237,20 +251,29 @@ class Watcher:
 
     def picture(self, window_s: float = 0.0) -> Picture:
         """Everything over the last `window_s` seconds; 0 for the settings' own."""
-        now_ns = time.monotonic_ns()
         window_s = min(60.0, window_s or self._config.window_s)
+        # All who watch are told at once, and of the same turn.
+        if (drawn := self._drawn.get(window_s)) is not None:
+            return drawn
+        if len(self._drawn) >= _MOST_DRAWN:
+            self._drawn.clear()
+        picture = self._drawn[window_s] = self._draw(window_s)
+        return picture
+
+    def _draw(self, window_s: float) -> Picture:
+        now_ns = time.monotonic_ns()
         demand = Demand()
         for at_ns, part in self._demands:
             if at_ns > now_ns - window_s * 1e9:
                 demand.add(part)
         spell = joined([each for at_ns, each in self._spells if at_ns > now_ns - window_s * 1e9])
         facts, fleet = self._around.upstreams(), self._around.fleet()
+        note = self._disagreement(now_ns, window_s)
         views = []
         for name, each in sorted(self._upstreams.items()):
-            if each.chunks or each.tail is not None:
-                fact = facts.get(name, UpstreamFacts(()))
-                verdict = self._verdict(name, each, now_ns, window_s)
-                views.append(self._view(each, fact, verdict, demand, spell, fleet))
+            fact = facts.get(name, UpstreamFacts(()))
+            verdict = self._verdict(name, each, now_ns, window_s)
+            views.append(self._view(each, fact, verdict, demand, spell, fleet, note))
         return Picture(
             window_s=window_s,
             upstreams=tuple(views),
@@ -270,6 +293,7 @@ class Watcher:
         demand: Demand,
         spell: Spell | None,
         fleet: Fleet,
+        note: str,
     ) -> UpstreamView:
         booked = verdict.booked
         rows_per_s = booked.rows / (booked.settled_ns / 1e9) if booked.settled_ns else 0.0
@@ -290,7 +314,9 @@ class Watcher:
                     batch_delay_us=facts.batch_delay_us,
                     instances=facts.instances,
                     raw_bytes=self._around.sends_bytes(),
-                    alternatives=self._around.alternatives(facts.models),
+                    alternatives=self._around.alternatives(facts.models)
+                    if verdict.finding in {Finding.STARVED, Finding.ACCELERATOR}
+                    else (),
                 )
             )
         )
@@ -301,11 +327,11 @@ class Watcher:
             rows_per_s=rows_per_s,
             ceiling=ceiling,
             counted=each.account.counts,
-            note=disagreement(self._gpu, verdict.busy),
+            note=note,
         )
 
     def _verdict(self, name: str, each: _Upstream, now_ns: int, window_s: float) -> Verdict:
-        return judge(name, each.window(now_ns, int(window_s * 1e9)), each.latest(), each.bell)
+        return judge(name, each.window(now_ns, int(window_s * 1e9)), each.latest, each.bell)
 
     def _facts(self) -> Mapping[str, UpstreamFacts]:
         return self._around.upstreams() if self._config.enabled else {}
@@ -316,7 +342,7 @@ class Watcher:
             if name not in self._upstreams:
                 self._upstreams[name] = _Upstream(Account(now_ns))
             account = self._upstreams[name].account
-            account.target_rows, account.instances = fact.target_rows, fact.instances
+            account.target_rows, account.instances = fact.target_rows, max(1, fact.instances)
 
     async def _turn(self) -> None:
         begun = time.thread_time_ns()
@@ -325,20 +351,27 @@ class Watcher:
         self._know(facts, now_ns)
         demand, self._demand = self._demand, Demand()
         self._demands.append((now_ns, demand))
-        self._throttled = self._look(demand, now_ns)
+        try:
+            self._throttled = self._look(demand, now_ns)
+        except Exception:
+            log.exception("the machine cannot be looked at")
         self._sink(self._journal.take_ended())
         self.spent_ns += time.thread_time_ns() - begun
         await self._count(facts, self._under_way())
         begun = time.thread_time_ns()
         self._settle()
         self.turns += 1
+        self._drawn.clear()
         self._turned.set()
         self._turned = asyncio.Event()
         self.spent_ns += time.thread_time_ns() - begun
 
     def _sink(self, ended: Sequence[Passage]) -> None:
         for sink in self._sinks:
-            sink(ended)
+            try:
+                sink(ended)
+            except Exception:
+                log.exception("calls that ended could not be told to %s", sink)
 
     def _is_tense(self) -> bool:
         if any(each.bell.listens for each in self._upstreams.values()):
@@ -355,6 +388,9 @@ class Watcher:
         found: defaultdict[str, list[Passage]] = defaultdict(list)
         for passage in self._journal.under_way:
             found[passage.upstream].append(passage)
+        for arrival in self._journal.arriving:
+            # Whose message is still coming, asks, until it says otherwise, what was asked last.
+            found[self._asked_last].append(_unknown(arrival, self._asked_last))
         return found
 
     async def _count(
@@ -363,9 +399,11 @@ class Watcher:
         """Asks what the model server counted of those that were asked something; one that is slow to say it is heard
         at a later turn.
         """
+        now_ns = time.monotonic_ns()
         for name, each in self._upstreams.items():
             wants = each.account.wants_counters(under_way[name])
-            if wants and each.asking is None and not each.uncounted and name in facts:
+            counts = now_ns - each.uncounted_ns > _UNCOUNTED_NS or not each.uncounted_ns
+            if wants and each.asking is None and counts and name in facts:
                 each.asking = asyncio.create_task(self._ask(name, each, facts[name].version))
         asking = [each.asking for each in self._upstreams.values() if each.asking is not None]
         if asking:
@@ -378,8 +416,10 @@ class Watcher:
             each.account.count(counters, self._throttled)
             self.spent_ns += time.thread_time_ns() - begun
         except UpstreamUnimplemented:
-            each.uncounted = True
-            log.info("the model server does not count: executions of %s are inferred from its answers", name)
+            if not each.uncounted_ns:
+                log.info(_UNCOUNTED, name)
+            each.uncounted_ns = time.monotonic_ns()
+            log.debug("the model server does not count: executions of %s are inferred from its answers", name)
         except SidecarError as problem:
             log.debug("the model server does not tell what it counted of %s: %s", name, problem.message)
         finally:
@@ -393,7 +433,9 @@ class Watcher:
             break
         under_way = self._under_way()
         for name, each in self._upstreams.items():
-            booked, each.tail = each.account.settle(until_ns, now_ns, under_way[name], self._throttled)
+            booked, each.tail, each.latest = each.account.settle(
+                until_ns, now_ns, under_way[name], self._throttled
+            )
             if booked.span_ns:
                 each.chunks.append(booked)
                 each.states.update(booked.states)
@@ -408,13 +450,13 @@ class Watcher:
         """Looks at the machine; the part of the time since the last look for which a quota kept us from running."""
         usage = self._machine.look(self._around.pids())
         before, self._usage = self._usage, usage
-        if now_ns - self._gpu_ns >= _GPUS_NS:
-            self._gpu, self._gpu_ns = self._gpus.look(), now_ns
+        if self._gpus and (self._gpu_looking is None or self._gpu_looking.done()):
+            self._gpu_looking = asyncio.create_task(self._look_at_gpus())
         if before is None:
             return 0.0
         span = max(1, usage.at_ns - before.at_ns)
         running = max(demand.worked_ns / span, self._around.fleet().running)
-        spell = between(before, usage, running)
+        spell = between(before, usage, running, demand.off_core)
         self._spells.append((now_ns, spell))
         self._shares = tuple(
             WorkerView(pid, (spent - before.others_ns.get(pid, 0)) / span)
@@ -422,15 +464,36 @@ class Watcher:
         )
         return spell.throttled
 
+    async def _look_at_gpus(self) -> None:
+        """On a thread: a driver may take its time."""
+        self._gpu = await asyncio.to_thread(self._gpus.look)
+        used = max((gpu.utilisation for gpu in self._gpu), default=0.0)
+        self._gpu_looks.append((time.monotonic_ns(), used))
+        _forget(self._gpu_looks, lambda kept: kept[0], time.monotonic_ns())
+
+    def _disagreement(self, now_ns: int, window_s: float) -> str:
+        """How the driver contradicts the accounts of all models together, over the window; else empty."""
+        looks = [used for at_ns, used in self._gpu_looks if at_ns > now_ns - window_s * 1e9]
+        if not looks:
+            return ""
+        windows = [each.window(now_ns, int(window_s * 1e9)) for each in self._upstreams.values()]
+        busy = sum(share(window.states[State.BUSY], window.span_ns) for window in windows)
+        return disagreement(sum(looks) / len(looks), min(1.0, busy))
+
     def _ring(self, name: str, each: _Upstream, now_ns: int) -> None:
         rang = each.bell.since_ns
-        each.bell.look(each.latest(), now_ns)
+        each.bell.look(each.latest, now_ns)
         if bool(rang) != bool(each.bell.since_ns):
             words = self._verdict(name, each, now_ns, 2.0).words
             if each.bell.since_ns:
                 log.warning("alarm: %s", words)
             else:
                 log.info("the alarm of %s is over after %.1f s", name, (now_ns - rang) / 1e9)
+
+
+def _unknown(arrival: Arrival, upstream: str) -> Passage:
+    """A call of which nothing is known but that it has come."""
+    return Passage("", "", upstream, None, Timeline(arrival.at_ns), (), ())
 
 
 def _forget(kept: deque[T], at_ns: Callable[[T], int], now_ns: int) -> None:

@@ -150,3 +150,9 @@ def test_adding_leaves_what_is_added_as_it_was(ended: Sequence[Passage]) -> None
     sums.add(added)
     assert added == taken(*ended)
     assert sums.calls == 2 * len(ended)
+
+
+def test_workers_were_off_their_cores_for_what_no_cpu_time_explains() -> None:
+    demand = taken(passage(items=[item(spent(Stage.DECODE, 10_000_000), cpu_ms=4.0)]))
+    assert demand.off_core == 0.6
+    assert Demand().off_core == 0.0

@@ -408,3 +408,15 @@ def test_what_a_real_quota_takes_is_seen(where: str, group: Path) -> None:
     assert 0.1 < spell.throttled <= 1
     # A period's 10 ms are spent at once; the first may have begun before, and a tick more is taken and paid back.
     assert spell.front <= 0.1 + 0.04 / spell.seconds
+
+
+@pytest.mark.parametrize(
+    ("off_core", "idle", "expected"),
+    [(0.6, 1.0, 0.6), (0.2, 1.0, 0.0), (0.6, 0.2, 0.0)],
+)
+def test_workers_that_are_off_idle_cores_are_kept_from_running_though_no_quota_tells(
+    off_core: float, idle: float, expected: float
+) -> None:
+    before = replace(NOTHING, cores=2)
+    after = replace(before, at_ns=S, idle_ns=round(idle * S))
+    assert between(before, after, running=1.0, off_core=off_core).throttled == expected

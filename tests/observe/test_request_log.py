@@ -68,13 +68,13 @@ def lines() -> Iterator[Lines]:
         yield heard
 
 
-def a_log(requests: Literal["off", "sampled", "all"], per_s: float = 10.0) -> RequestLog:
+def a_log(requests: Literal["none", "sampled", "all"], per_s: float = 10.0) -> RequestLog:
     return RequestLog(LogConfig(requests=requests, requests_per_s=per_s))
 
 
 class TestWhichCallsHaveALine:
     def test_none_where_it_is_off(self, lines: Lines) -> None:
-        a_log("off").record(calls(["OK", "OVERLOADED"]), NOW_S)
+        a_log("none").record(calls(["OK", "OVERLOADED"]), NOW_S)
         assert not lines.json
 
     def test_every_one_where_all_are_wanted(self, lines: Lines) -> None:

@@ -21,6 +21,8 @@ START = 10_000 * MS
 RTT = MS // 2
 # What an account takes a small call to need, by such round trips: until an execution begins, and on the way back.
 THERE, BACK = int(0.8 * RTT), RTT // 2
+# And what the front itself needs to lay and send it, milliseconds.
+OWN = 0.15
 
 
 def call(
@@ -89,7 +91,7 @@ def account(
 
 def settled(made: Account, until_ms: float, now_ms: float | None = None, **more: object) -> Booked:
     now = START + round((until_ms if now_ms is None else now_ms) * MS)
-    booked, _ = made.settle(START + round(until_ms * MS), now, **more)  # type: ignore[arg-type]
+    booked, _, _ = made.settle(START + round(until_ms * MS), now, **more)  # type: ignore[arg-type]
     return booked
 
 
@@ -119,7 +121,7 @@ class TestStates:
         booked = settled(account(call(0, *PREPARED, answered_ms=40), took_ms=15), 100)
         found = ms(booked)
         assert sum(found.values()) == pytest.approx(100)
-        assert found[State.IDLE_PREP] == pytest.approx(20)
+        assert found[State.IDLE_PREP] == pytest.approx(20 + OWN)
         assert found[State.BUSY] == pytest.approx(15)
         # The way there and back is what is left of the 20 ms; what came after is nobody's wish.
         assert found[State.IDLE_XFER] + found.get(State.IDLE_BATCH, 0.0) == pytest.approx(
@@ -136,7 +138,7 @@ class TestStates:
             ),
             120,
         )
-        assert ms(booked)[State.IDLE_PREP] == pytest.approx(20)
+        assert ms(booked)[State.IDLE_PREP] == pytest.approx(20 + OWN)
 
     def test_a_queue_that_the_server_counts_is_its_own(self) -> None:
         booked = settled(account(call(0, *PREPARED, answered_ms=90), took_ms=20, queued_ms=45), 100)
@@ -149,7 +151,7 @@ class TestStates:
 
     def test_an_answer_that_failed_was_on_its_way_all_the_time(self) -> None:
         booked = settled(account(call(0, *PREPARED, answered_ms=50, failed=True)), 60)
-        assert ms(booked) == {State.IDLE_PREP: 20, State.IDLE_XFER: 30, State.IDLE_DEMAND: 10}
+        assert ms(booked) == {State.IDLE_PREP: 20 + OWN, State.IDLE_XFER: 30 - OWN, State.IDLE_DEMAND: 10}
 
     def test_a_server_that_does_not_count_is_busy_from_hand_over_to_answer(self) -> None:
         made = Account(START)
@@ -163,8 +165,8 @@ class TestStates:
 
     def test_time_is_settled_once_and_the_rest_foreseen(self) -> None:
         made = account(call(0, *PREPARED, answered_ms=40), took_ms=15)
-        first, ahead = made.settle(START + 10 * MS, START + 50 * MS)
-        second, _ = made.settle(START + 50 * MS, START + 50 * MS)
+        first, ahead, _ = made.settle(START + 10 * MS, START + 50 * MS)
+        second, _, _ = made.settle(START + 50 * MS, START + 50 * MS)
         assert (first.span_ns, ahead.span_ns, second.span_ns) == (10 * MS, 40 * MS, 40 * MS)
         assert ahead.states == second.states
         assert ms(first) == {State.IDLE_PREP: 10}
@@ -182,15 +184,15 @@ class TestHanging:
             *[call(10 * n, (Stage.DECODE, 10 * n + 5), answered_ms=10 * n + 9) for n in range(20)], took_ms=3
         )
         waits = under_way(300, handed_ms=310)
-        booked, ahead = made.settle(START + 1000 * MS, START + 3000 * MS, [waits])
+        booked, ahead, _ = made.settle(START + 1000 * MS, START + 3000 * MS, [waits])
         both = summed([booked, ahead])
         # The bound is a second from the last sign of life: the server counted until 1000 ms.
         assert both.states[State.HUNG] / MS == pytest.approx(1000, abs=2)
-        assert both.states[State.IDLE_PREP] / MS == pytest.approx(100 + 10, abs=1)
+        assert both.states[State.IDLE_PREP] / MS == pytest.approx(20 * (5 + OWN) + 10, abs=1)
 
     def test_a_server_that_never_answered_is_given_longer(self) -> None:
         made = Account(START)
-        booked, ahead = made.settle(START, START + 9000 * MS, [under_way(0, handed_ms=1)])
+        booked, ahead, _ = made.settle(START, START + 9000 * MS, [under_way(0, handed_ms=1)])
         assert State.HUNG not in ms(summed([booked, ahead]))
         assert State.HUNG in ms(made.settle(START, START + 12_000 * MS, [under_way(0, handed_ms=1)])[1])
 
@@ -205,10 +207,42 @@ class TestHanging:
 
     def test_responses_of_a_stream_are_signs_of_life(self) -> None:
         stream = under_way(0, handed_ms=10)
-        stream.handovers[0].streamed = True
+        stream.handovers[0].whole = True
         stream.handovers[0].last_ns = START + 11_500 * MS
-        _, ahead = Account(START).settle(START, START + 12_000 * MS, [stream])
+        _, ahead, _ = Account(START).settle(START, START + 12_000 * MS, [stream])
         assert ms(ahead) == {State.IDLE_PREP: 10, State.BUSY: 11_990}
+
+    def test_callers_who_give_up_are_no_sign_of_life(self) -> None:
+        quick = [call(10 * n, (Stage.DECODE, 10 * n + 5), answered_ms=10 * n + 9) for n in range(20)]
+        made = account(*quick, took_ms=3)
+        # From 1000 ms on, one caller after the other waits 600 ms and leaves; none is answered.
+        for n in range(10):
+            made.enter(
+                call(1000 + 300 * n, (Stage.RECEIVE, 1001 + 300 * n), answered_ms=1600 + 300 * n, failed=True)
+            )
+        waits = [under_way(4000, handed_ms=4001)]
+        _, ahead, _ = made.settle(START + 1000 * MS, START + 4500 * MS, waits)
+        assert ahead.states[State.HUNG] / MS > 400
+
+    def test_an_answer_ends_the_silence(self) -> None:
+        quick = [call(10 * n, (Stage.DECODE, 10 * n + 5), answered_ms=10 * n + 9) for n in range(20)]
+        made = account(*quick, took_ms=3)
+        made.enter(call(1000, (Stage.RECEIVE, 1001), answered_ms=2500, failed=True))
+        made.enter(call(2600, (Stage.DECODE, 2610), answered_ms=2620))
+        _, ahead, _ = made.settle(START + 2500 * MS, START + 3000 * MS, [under_way(2700, handed_ms=2710)])
+        assert State.HUNG not in ms(ahead)
+
+    def test_a_stream_whose_reader_rests_is_not_the_servers_silence(self) -> None:
+        stream = under_way(0, handed_ms=10)
+        stream.handovers[0].whole = stream.handovers[0].paused = True
+        stream.handovers[0].last_ns = START + 500 * MS
+        _, ahead, _ = Account(START).settle(START, START + 30_000 * MS, [stream])
+        assert ms(ahead) == {State.IDLE_PREP: 10, State.BUSY: 490, State.IDLE_DEMAND: 29_500}
+
+    def test_an_error_that_the_server_gave_is_its_answer(self) -> None:
+        one = call(0, *PREPARED, answered_ms=50)
+        one.handovers[0].whole = True
+        assert ms(settled(account(one), 60)) == {State.IDLE_PREP: 20, State.BUSY: 30, State.IDLE_DEMAND: 10}
 
 
 class TestCauses:
@@ -221,6 +255,7 @@ class TestCauses:
                 Cause.DECODE: 10,
                 Cause.TRANSFORM: 3,
                 Cause.PACK: 2,
+                Cause.DELIVER: OWN,
             }
         )
 
@@ -293,6 +328,16 @@ class TestBatches:
         booked = settled(made, 100)
         assert (booked.executions, booked.rows) == (1, 1)
         assert booked.fill_ns == pytest.approx(30 * MS * 3 / 4)
+
+    def test_rows_of_which_no_counters_tell_are_counted_by_their_answers(self) -> None:
+        made = Account(START)
+        for n in range(3):
+            made.enter(call(100 * n, (Stage.DECODE, 100 * n + 20), answered_ms=100 * n + 80, rows=2))
+        assert [settled(made, until).rows for until in (100, 500, 900)] == [2, 4, 0]
+
+    def test_calls_without_number_that_are_prepared_are_prepared_and_nothing_else(self) -> None:
+        crowd = [under_way(0) for _ in range(5000)]
+        assert causes(settled(Account(START), 100, under_way=crowd)) == {Cause.RECEIVE: 100}
 
     def test_the_ceiling_is_a_line_through_batches_of_several_sizes(self) -> None:
         made = Account(START, target_rows=8)

@@ -219,7 +219,7 @@ class VerdictResponse(_message.Message):
     """Over how many seconds it looks. Unit: seconds."""
     @_builtins.property
     def upstreams(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpstreamVerdict]:
-        """One a model at the model server that was asked since the start, sorted by name."""
+        """One a model at the model server that a served model asks, sorted by name."""
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageLoad]:
@@ -274,7 +274,9 @@ class WatchVerdictRequest(_message.Message):
     upstream: _builtins.str
     """As in VerdictRequest."""
     interval_s: _builtins.float
-    """The least time between two of them. Unit: seconds. Default 0: whenever there is a new one, about twice a second."""
+    """The least time between two of them. Unit: seconds, up to 60. Default 0: whenever there is a new one, every second
+    or half.
+    """
     def __init__(
         self,
         *,
@@ -620,7 +622,7 @@ class Fleet(_message.Message):
     """Items that the model server has."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
-        """Worker processes alive."""
+        """Worker processes alive, those for small items alone among them."""
 
     def __init__(
         self,
@@ -690,7 +692,7 @@ class Machine(_message.Message):
     workers: _builtins.float
     """Used by workers."""
     idle: _builtins.float
-    """Of those it may run on, idle."""
+    """Of those it may run on, idle. At most `cores`."""
     throttled: _builtins.float
     """The part of the time for which the quota kept it from running, 0 to 1."""
     def __init__(

@@ -114,11 +114,6 @@ def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-def _told(call: Call) -> tuple[tuple[str, str], ...] | None:
-    """What a call's headers say: which trace it is part of."""
-    return (("traceparent", call.traceparent),) if call.traceparent else None
-
-
 # How long a server may take to end a stream after its last response: Triton does so within milliseconds.
 _END_S = 1.0
 
@@ -314,7 +309,9 @@ class TritonUpstream:
         message = self._lay(call, loan)
         loan.ended = False
         try:
-            response = await self._infer(message, timeout=deadline.remaining_s(), metadata=_told(call))
+            response = await self._infer(
+                message, timeout=deadline.remaining_s(), metadata=call.headers or None
+            )
         except aio.AioRpcError as error:
             loan.ended = not faults.is_in_doubt(error.code(), error.details() or "")
             raise
@@ -346,7 +343,7 @@ class TritonUpstream:
     ) -> tuple[aio.StreamStreamCall[bytes, bytes], object]:
         message = self._lay(call, loan, want_final=True)
         with self._meaning(call.model):
-            under_way = self._stream(timeout=deadline.remaining_s(), metadata=_told(call))
+            under_way = self._stream(timeout=deadline.remaining_s(), metadata=call.headers or None)
             try:
                 await under_way.write(message)
                 await under_way.done_writing()

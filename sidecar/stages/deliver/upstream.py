@@ -92,8 +92,8 @@ class Call:
 
     `version` empty takes the server's choice; `outputs` empty takes all. `slots` lie under those inputs that
     are in the arena; the upstream retains them for as long as the model server may read them. `signature`
-    is the model's own, where it is known: output sizes are foretold from it. `traceparent` is the W3C trace context
-    of who asks, empty for none.
+    is the model's own, where it is known: output sizes are foretold from it. `headers` go along with the request: the
+    W3C trace context of who asks.
     """
 
     model: str
@@ -104,7 +104,7 @@ class Call:
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     slots: tuple[Slot, ...] = ()
     signature: Signature | None = None
-    traceparent: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

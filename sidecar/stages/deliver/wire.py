@@ -24,7 +24,7 @@ from typing import NoReturn, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2
 
 from sidecar.errors import UpstreamFailed
 from sidecar.media import DataType, Tensor, TensorSpec
@@ -213,8 +213,14 @@ def read_signature(metadata_bytes: bytes, config_bytes: bytes | None, model: str
         max_batch_size=max_batch_size,
         decoupled=config is not None and config.model_transaction_policy.decoupled,
         batch_delay_us=config.dynamic_batching.max_queue_delay_microseconds if config is not None else 0,
-        instances=max(1, sum(group.count for group in config.instance_group)) if config is not None else 1,
+        instances=_instances(config) if config is not None else 1,
     )
+
+
+def _instances(config: model_config_pb2.ModelConfig) -> int:
+    """How many batches a model runs at once: each group's count is for every GPU that it lists."""
+    found: int = sum(group.count * max(1, len(group.gpus)) for group in config.instance_group)
+    return max(1, found)
 
 
 def lay_count(model: str, version: str) -> bytes:

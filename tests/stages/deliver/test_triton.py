@@ -284,3 +284,29 @@ async def test_a_server_that_dies_mid_request_is_told_and_used_again_once_it_is_
         await asyncio.sleep(0.7)
         assert (await upstream.infer(call, Deadline.after(SOON))).model == "accelerator"
         await upstream.close()
+
+
+async def test_what_the_server_counted_grows_by_what_was_answered(upstream: TritonUpstream) -> None:
+    before = await upstream.counters("accelerator", "", Deadline.after(SOON))
+    for rows in (1, 2):
+        call = Call("accelerator", row(np.zeros((rows, 3, SIDE, SIDE), np.float32)))
+        await upstream.infer(call, Deadline.after(SOON))
+    after = await upstream.counters("accelerator", "", Deadline.after(SOON))
+    assert (after.requests - before.requests, after.rows - before.rows) == (2, 3)
+    assert after.executions - before.executions == 2
+    # 10 ms an execution and 1 ms a row.
+    assert after.compute_ns - before.compute_ns >= 23e6
+    grown = {size: count - before.batches.get(size, (0, 0))[0] for size, (count, _) in after.batches.items()}
+    assert (grown[1], grown[2]) == (1, 1)
+    assert before.at_ns < after.at_ns
+    assert 0 < after.rtt_ns < SOON * 1e9
+
+
+async def test_a_model_that_is_not_there_counts_nothing(upstream: TritonUpstream) -> None:
+    with pytest.raises((UpstreamModelMissing, UpstreamRejected)):
+        await upstream.counters("nobody", "", Deadline.after(SOON))
+
+
+async def test_a_signature_tells_how_batches_are_made(upstream: TritonUpstream) -> None:
+    signature = await upstream.describe("accelerator", "", Deadline.after(SOON))
+    assert (signature.batch_delay_us, signature.instances) == (0, 1)

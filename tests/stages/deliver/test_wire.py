@@ -421,3 +421,36 @@ def test_contents_that_belong_to_no_output_are_the_model_server_s_failure() -> N
     response = Response(outputs=[tensor("a"), tensor("b"), tensor("c")], raw_output_contents=[b""])
     with pytest.raises(UpstreamFailed, match="3 outputs but the contents of 1"):
         read_answer(response, CALL, {"a": slot(b"abcdefgh")})
+
+
+def test_a_model_tells_how_long_it_waits_for_a_batch_and_how_many_it_runs() -> None:
+    config = model_config_pb2.ModelConfig(max_batch_size=8)
+    config.dynamic_batching.max_queue_delay_microseconds = 2500
+    config.instance_group.add(count=2)
+    config.instance_group.add(count=1)
+    found = read_signature(metadata((-1, 3)), config, "")
+    assert (found.batch_delay_us, found.instances) == (2500, 3)
+
+
+def test_counters_are_those_of_all_versions_together() -> None:
+    told = service_pb2.ModelStatisticsResponse()
+    for version in ("1", "2"):
+        one = told.model_stats.add(name="clip", version=version, inference_count=30, execution_count=10)
+        one.inference_stats.success.count = 20
+        one.inference_stats.queue.ns = 5
+        one.inference_stats.compute_input.ns = 1
+        one.inference_stats.compute_infer.ns = 100
+        one.inference_stats.compute_output.ns = 7
+        batch = one.batch_stats.add(batch_size=3)
+        batch.compute_input.ns = 2
+        batch.compute_infer.count, batch.compute_infer.ns = 10, 90
+    found = wire.read_counters(told.SerializeToString(), "clip", 1000, 1600)
+    assert (found.requests, found.rows, found.executions) == (40, 60, 20)
+    assert (found.queue_ns, found.compute_ns, found.output_ns) == (10, 202, 14)
+    assert found.batches == {3: (20, 184)}
+    assert (found.at_ns, found.rtt_ns) == (1600, 600)
+
+
+def test_counters_that_cannot_be_read_are_the_servers_failure() -> None:
+    with pytest.raises(UpstreamFailed):
+        wire.read_counters(b"\xff", "clip", 0, 1)
