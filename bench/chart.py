@@ -107,7 +107,10 @@ def scatter(title: str, series: Sequence[str], spots: Sequence[Spot], across: st
     drawn = []
     for percent in (0, 25, 50, 75, 100):
         x, y = left + side * percent / 100, top + side * (1 - percent / 100)
-        rules = {"x1": left, "y1": y, "x2": left + side, "y2": y}, {"x1": x, "y1": top, "x2": x, "y2": top + side}
+        rules = (
+            {"x1": left, "y1": y, "x2": left + side, "y2": y},
+            {"x1": x, "y1": top, "x2": x, "y2": top + side},
+        )
         drawn += [_element("line", {**rule, "stroke": "#9994"}) for rule in rules]
         drawn.append(_text(f"{percent}", left - 6, y + 4, anchor="end"))
         drawn.append(_text(f"{percent}", x, top + side + 16, anchor="middle"))

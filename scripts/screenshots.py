@@ -70,9 +70,9 @@ def _terminal(address: str, browser: str, folder: Path) -> None:
     with Client(address) as client:
         console.print(frame(client.verdict(), "127.0.0.1:50051"))
     html = folder / "top.html"
-    html.write_text(console.export_html(code_format=_TERMINAL))
     lines = console.export_text(clear=False).count("\n") + 1
-    _page(browser, html.as_uri(), IMAGES / "top.png", folder, (1010, 19 * lines + 40), 500)
+    html.write_text(console.export_html(code_format=_TERMINAL))
+    _page(browser, html.as_uri(), IMAGES / "top.png", folder, (1010, 19 * lines + 50), 500)
 
 
 def _page(browser: str, url: str, to: Path, folder: Path, size: tuple[int, int], budget_ms: int) -> None:  # noqa: PLR0917 - a picture's parts
