@@ -18,6 +18,7 @@ from pathlib import Path
 
 import uvloop
 from rich.console import Console
+from rich.terminal_theme import MONOKAI
 
 from bench.episodes.callers import Noted, call_on
 from bench.episodes.plays import LOADS
@@ -71,8 +72,8 @@ def _terminal(address: str, browser: str, folder: Path) -> None:
         console.print(frame(client.verdict(), "127.0.0.1:50051"))
     html = folder / "top.html"
     lines = console.export_text(clear=False).count("\n") + 1
-    html.write_text(console.export_html(code_format=_TERMINAL))
-    _page(browser, html.as_uri(), IMAGES / "top.png", folder, (1010, 19 * lines + 50), 500)
+    html.write_text(console.export_html(theme=MONOKAI, code_format=_TERMINAL))
+    _page(browser, html.as_uri(), IMAGES / "top.png", folder, (1040, 19 * lines + 50), 500)
 
 
 def _page(browser: str, url: str, to: Path, folder: Path, size: tuple[int, int], budget_ms: int) -> None:  # noqa: PLR0917 - a picture's parts
@@ -82,7 +83,7 @@ def _page(browser: str, url: str, to: Path, folder: Path, size: tuple[int, int],
 
 
 _TERMINAL = """<!doctype html><meta charset="utf-8"><style>{stylesheet}
-body {{ background: #11151c; color: #d8dee9; margin: 16px; }}
+body {{ background: {background}; color: {foreground}; margin: 16px; }}
 pre {{ font: 15px/1.25 "DejaVu Sans Mono", monospace; }}</style><pre>{code}</pre>"""
 
 if __name__ == "__main__":
