@@ -168,9 +168,8 @@ class Watcher:
         self._demand = Demand()
         self._demands: deque[tuple[int, Demand]] = deque()
         self._spells: deque[tuple[int, Spell]] = deque()
-        self._usage: Usage | None = None
+        self._usages: deque[Usage] = deque()
         self._throttled = 0.0
-        self._shares: tuple[WorkerView, ...] = ()
         self._drawn: dict[float, Picture] = {}
         self._turned = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -280,7 +279,7 @@ class Watcher:
             demand=demand,
             spell=spell,
             fleet=fleet,
-            workers=self._shares,
+            workers=self._workers(now_ns - int(window_s * 1e9)),
             gpus=self._gpu,
             under_way=len(self._journal.under_way) + len(self._journal.arriving),
         )
@@ -445,11 +444,13 @@ class Watcher:
             _forget(each.chunks, lambda chunk: chunk.ended_ns, now_ns)
         _forget(self._demands, lambda kept: kept[0], now_ns)
         _forget(self._spells, lambda kept: kept[0], now_ns)
+        _forget(self._usages, lambda usage: usage.at_ns, now_ns)
 
     def _look(self, demand: Demand, now_ns: int) -> float:
         """Looks at the machine; the part of the time since the last look for which a quota kept us from running."""
         usage = self._machine.look(self._around.pids())
-        before, self._usage = self._usage, usage
+        before = self._usages[-1] if self._usages else None
+        self._usages.append(usage)
         if self._gpus and (self._gpu_looking is None or self._gpu_looking.done()):
             self._gpu_looking = asyncio.create_task(self._look_at_gpus())
         if before is None:
@@ -458,11 +459,20 @@ class Watcher:
         running = max(demand.worked_ns / span, self._around.fleet().running)
         spell = between(before, usage, running, demand.off_core)
         self._spells.append((now_ns, spell))
-        self._shares = tuple(
-            WorkerView(pid, (spent - before.others_ns.get(pid, 0)) / span)
-            for pid, spent in usage.others_ns.items()
-        )
         return spell.throttled
+
+    def _workers(self, since_ns: int) -> tuple[WorkerView, ...]:
+        """What each worker process used from the first look since then to the last, and between two looks at least."""
+        looks = list(self._usages)
+        if not looks[1:]:
+            return ()
+        *before, last = looks
+        first = next((usage for usage in before if usage.at_ns > since_ns), before[-1])
+        span = max(1, last.at_ns - first.at_ns)
+        return tuple(
+            WorkerView(pid, (spent - first.others_ns.get(pid, 0)) / span)
+            for pid, spent in last.others_ns.items()
+        )
 
     async def _look_at_gpus(self) -> None:
         """On a thread: a driver may take its time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,6 +172,24 @@ async def test_a_machine_that_cannot_be_looked_at_is_told_and_turns_go_on(
     await turns(watcher, 2)
     await watcher.close()
     assert "cannot be looked at" in caplog.text
+
+
+async def test_what_worker_processes_used_is_told_over_the_window_like_all_else() -> None:
+    class Working(Around):
+        def pids(self) -> Sequence[int]:
+            return (os.getpid(),)
+
+    watcher = Watcher(VerdictConfig(), Journal(queues=False), Working())
+    watcher.open()
+    await turns(watcher, 1)
+    assert watcher.picture().workers == ()
+    await turns(watcher, 3)
+    picture = watcher.picture(60)
+    await watcher.close()
+    assert picture.spell is not None
+    (worker,) = picture.workers
+    assert worker.pid == os.getpid()
+    assert worker.cores == pytest.approx(picture.spell.workers, abs=0.01)
 
 
 async def test_disabled_it_keeps_no_accounts_and_serves_sinks() -> None:
