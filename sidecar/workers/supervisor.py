@@ -97,7 +97,7 @@ class _Task:
 @dataclass(eq=False, slots=True)
 class _Worker:
     """A living process. It takes orders once `pidfd` is there. `alone`: it runs, or is to run, a suspect;
-    `express`: it is for small items.
+    `express`: it is for small items; `doomed`: its nursery ended, and so will it.
     """
 
     place: int
@@ -108,6 +108,7 @@ class _Worker:
     pid: int = 0
     pidfd: int = -1
     alone: bool = False
+    doomed: bool = False
     finished: int = 0
     running: dict[int, _Task] = field(default_factory=dict)
     busy: Counter[Modality] = field(default_factory=Counter)
@@ -300,7 +301,7 @@ class ProcessWorkers:
         return next((worker for worker in express if not worker.alone and not worker.running), None)
 
     def _ready(self) -> list[_Worker]:
-        return [worker for worker in self._workers.values() if worker.pidfd >= 0]
+        return [worker for worker in self._workers.values() if worker.pidfd >= 0 and not worker.doomed]
 
     def _send(self, worker: _Worker, task: _Task) -> None:
         task.runs += 1
@@ -400,6 +401,10 @@ class ProcessWorkers:
         if not worker.finished:
             self._fruitless[worker.place] += 1
         tasks = list(worker.running.values())
+        if worker.nursery.is_ending:
+            # The first of them is heard of before the others: a job must not follow them to the grave one by one.
+            for sibling in self._workers.values():
+                sibling.doomed |= sibling.nursery is worker.nursery
         is_explained = worker.nursery.is_ending or any(task.overdue for task in tasks)
         for task in tasks:
             self._take_back(worker, task)
