@@ -162,6 +162,11 @@ class Booked:
     def span_ns(self) -> int:
         return self.ended_ns - self.begun_ns
 
+    @property
+    def rows_per_s(self) -> float:
+        """Rows a second, by what is settled; 0 where nothing is."""
+        return self.rows / self.settled_ns * 1e9 if self.settled_ns else 0.0
+
     def add(self, other: Booked) -> None:
         """Counts a later interval to this one."""
         self.ended_ns = max(self.ended_ns, other.ended_ns)
@@ -313,8 +318,8 @@ class Account:
             execution = float(np.average(each - a_row * rows_, weights=weights)) + a_row * self.target_rows
             if len(sizes) > 1 and execution > 0:
                 return self.target_rows / execution * 1e9 * self.instances
-        busy = booked.states[State.BUSY]
-        return booked.rows / busy * 1e9 if busy else 0.0
+        busy = share(booked.states[State.BUSY], booked.span_ns)
+        return booked.rows_per_s / busy if busy else 0.0
 
     def settle(
         self, until_ns: int, now_ns: int, under_way: Sequence[Passage] = (), throttled: float = 0.0

@@ -186,7 +186,9 @@ class Watcher:
     def open(self) -> None:
         """Begins to watch, on the running loop."""
         self._journal.takers.append(self.note)
-        self._know(self._facts(), time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        self._know(self._facts(), now_ns)
+        self._look_around(Demand(), now_ns)
         self._task = asyncio.create_task(self._watch(), name="watcher")
 
     async def close(self) -> None:
@@ -295,7 +297,6 @@ class Watcher:
         note: str,
     ) -> UpstreamView:
         booked = verdict.booked
-        rows_per_s = booked.rows / (booked.settled_ns / 1e9) if booked.settled_ns else 0.0
         ceiling = each.account.ceiling(booked)
         lines = (
             ()
@@ -307,7 +308,7 @@ class Watcher:
                     spell=spell,
                     threads=fleet.threads,
                     express=fleet.express,
-                    rows_per_s=rows_per_s,
+                    rows_per_s=booked.rows_per_s,
                     ceiling=ceiling,
                     target_rows=facts.target_rows,
                     batch_delay_us=facts.batch_delay_us,
@@ -323,7 +324,7 @@ class Watcher:
             verdict=verdict,
             lines=tuple(lines),
             models=facts.models,
-            rows_per_s=rows_per_s,
+            rows_per_s=booked.rows_per_s,
             ceiling=ceiling,
             counted=each.account.counts,
             note=note,
@@ -350,10 +351,7 @@ class Watcher:
         self._know(facts, now_ns)
         demand, self._demand = self._demand, Demand()
         self._demands.append((now_ns, demand))
-        try:
-            self._throttled = self._look(demand, now_ns)
-        except Exception:
-            log.exception("the machine cannot be looked at")
+        self._look_around(demand, now_ns)
         self._sink(self._journal.take_ended())
         self.spent_ns += time.thread_time_ns() - begun
         await self._count(facts, self._under_way())
@@ -445,6 +443,12 @@ class Watcher:
         _forget(self._demands, lambda kept: kept[0], now_ns)
         _forget(self._spells, lambda kept: kept[0], now_ns)
         _forget(self._usages, lambda usage: usage.at_ns, now_ns)
+
+    def _look_around(self, demand: Demand, now_ns: int) -> None:
+        try:
+            self._throttled = self._look(demand, now_ns)
+        except Exception:
+            log.exception("the machine cannot be looked at")
 
     def _look(self, demand: Demand, now_ns: int) -> float:
         """Looks at the machine; the part of the time since the last look for which a quota kept us from running."""

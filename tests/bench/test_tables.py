@@ -100,7 +100,13 @@ class TestChart:
 
 
 def test_every_mark_of_the_docs_has_a_result_that_exists() -> None:
-    assert {result for result, _ in TABLES.values()} == {"efficiency", "peers", "recipes", "overload"}
+    assert {result for result, _ in TABLES.values()} == {
+        "efficiency",
+        "peers",
+        "recipes",
+        "overload",
+        "verdict",
+    }
 
 
 class TestRecipes:

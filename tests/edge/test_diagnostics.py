@@ -71,7 +71,7 @@ def seconds(verdict: pb.UpstreamVerdict) -> dict[str, float]:
 class TestOnTriton:
     def test_states_add_up_to_the_window_and_causes_to_what_is_starved(self, sidecar: Running) -> None:
         with load(sidecar, "accelerator"), contextlib.closing(watched(sidecar, "accelerator")) as verdicts:
-            told = next(each for each in verdicts if each.rows_per_s > 1 and seconds(each)["BUSY"] > 1)
+            told = next(each for each in verdicts if each.rows_per_s > 1 and seconds(each)["IDLE_DEMAND"] < 1)
         states = seconds(told)
         assert told.counted
         assert told.models == ["accelerator"]

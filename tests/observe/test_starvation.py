@@ -355,6 +355,14 @@ class TestBatches:
         )
         assert made.ceiling(settled(made, 1000)) == pytest.approx(100)
 
+    def test_of_time_that_is_only_foreseen_the_ceiling_counts_no_rows_and_no_time(self) -> None:
+        made = account(
+            *[call(20 * n, (Stage.DECODE, 20 * n + 5), answered_ms=20 * n + 16) for n in range(50)],
+            took_ms=10,
+        )
+        booked, ahead, _ = made.settle(START + 200 * MS, START + 900 * MS)
+        assert made.ceiling(summed([booked, ahead])) == pytest.approx(100, rel=0.1)
+
 
 moments = st.floats(0, 900)
 

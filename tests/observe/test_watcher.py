@@ -181,7 +181,6 @@ async def test_what_worker_processes_used_is_told_over_the_window_like_all_else(
 
     watcher = Watcher(VerdictConfig(), Journal(queues=False), Working())
     watcher.open()
-    await turns(watcher, 1)
     assert watcher.picture().workers == ()
     await turns(watcher, 3)
     picture = watcher.picture(60)
