@@ -96,6 +96,11 @@ class ServedModel:
     def grouping(self) -> Grouping | None:
         return self.binding.grouping if self.binding else None
 
+    @property
+    def upstream(self) -> str:
+        """The model server's name for it."""
+        return self.config.upstream or self.name
+
 
 class Catalogue:
     """All served models by name, kept in step with the model server."""
@@ -179,9 +184,7 @@ class Catalogue:
     async def _describe(self, model: ServedModel) -> None:
         assert self._upstream is not None  # noqa: S101 - only asked for where there is one
         try:
-            signature = await self._upstream.describe(
-                model.config.upstream or model.name, model.config.version, Deadline(None)
-            )
+            signature = await self._upstream.describe(model.upstream, model.config.version, Deadline(None))
             binding = _bind(model, signature)
         except SidecarError as problem:
             state = _STATES.get(type(problem), ModelState.UNREACHABLE)

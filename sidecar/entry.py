@@ -96,7 +96,7 @@ class Accepted:
     @property
     def upstream(self) -> str:
         """The model server's name for the model; empty where the call delivers nothing."""
-        return "" if self.delivery is None else self.model.config.upstream or self.model.name
+        return "" if self.delivery is None else self.model.upstream
 
     @property
     def fails_as_one(self) -> bool:

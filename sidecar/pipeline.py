@@ -199,7 +199,7 @@ class Pipeline:
         """Counts items that the model server has, until it answers: what is given then says so, each time that it
         does. The gate gives out as many as the model has room for.
         """
-        handover = Handover(_rows(call), time.monotonic_ns(), whole=streamed)
+        handover = Handover(call.rows, time.monotonic_ns(), whole=streamed)
         walk.handovers.append(handover)
         left = items
         if items:
@@ -239,12 +239,6 @@ class Pipeline:
         except UpstreamError:
             self._catalogue.suspect(model.name)
             raise
-
-
-def _rows(call: Call) -> int:
-    """The rows of a batch that a call is; 1 for a model that does not batch."""
-    batches_ = call.signature is not None and call.signature.max_batch_size > 0
-    return call.inputs[0].shape[0] if batches_ and call.inputs else 1
 
 
 def _delivery(accepted: Accepted) -> Delivery:

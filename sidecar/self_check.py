@@ -168,7 +168,6 @@ async def _lacked(watcher: Watcher, name: str, since_ns: int, until_ns: int) -> 
 
 async def _feed(upstream: Upstream, call: Call, batch: float, seconds: float) -> None:
     """Keeps one batch waiting while another is executed, as large as they were before, for so many seconds."""
-    rows = call.inputs[0].shape[0] if call.signature is not None and call.signature.max_batch_size else 1
     ends = time.monotonic() + seconds
     call = replace(call, request_id="self-check", headers=())
 
@@ -178,5 +177,5 @@ async def _feed(upstream: Upstream, call: Call, batch: float, seconds: float) ->
             for slot in answer.slots:
                 slot.release()
 
-    in_flight = max(2, round(2 * batch / max(1, rows)))
+    in_flight = max(2, round(2 * batch / max(1, call.rows)))
     await side_by_side([again() for _ in range(in_flight)])

@@ -78,11 +78,7 @@ class Surroundings:
         if self._upstream is None:
             return found
         for model in self._catalogue.all():
-            name, signature, version = (
-                model.config.upstream or model.name,
-                model.signature,
-                model.config.version,
-            )
+            name, signature, version = model.upstream, model.signature, model.config.version
             known = found.get(name)
             if known is not None:
                 # Of several versions the server's counters are read together.

@@ -79,13 +79,12 @@ class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServicer):
 
     async def SelfCheck(self, request: pb.SelfCheckRequest, context: Context) -> pb.SelfCheckResponse:  # noqa: ARG002, N802 - the contract's
         model = self._catalogue.get(request.model)
-        name = model.config.upstream or model.name
-        facts = self._surroundings.upstreams().get(name)
+        facts = self._surroundings.upstreams().get(model.upstream)
         if facts is None:
             raise InvalidRequest(
                 f"model {request.model!r} has no model server: set `triton.address`", field="model"
             )
-        checked = await self._self_check.run(model.name, (name, facts), request.seconds or USUAL_S)
+        checked = await self._self_check.run(model.name, (model.upstream, facts), request.seconds or USUAL_S)
         return _checked(checked)
 
     def verdict(self, window_s: float = 0.0, upstream: str = "") -> pb.VerdictResponse:

@@ -1,4 +1,4 @@
-"""The one who watches: it settles the accounts every second or half, and keeps the last minute.
+"""The one who watches: it settles the accounts at every turn, and keeps the last minute.
 
 What is made of calls once they ended is made here: numbers at once, and off the path accounts, and what sinks make of
 them (log lines, spans). It asks the model server what it counted while there is something to count, and waits for no

@@ -106,6 +106,12 @@ class Call:
     signature: Signature | None = None
     headers: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def rows(self) -> int:
+        """The rows of the batch that it is; 1 for a model that does not batch."""
+        batches = self.signature is not None and self.signature.max_batch_size > 0
+        return self.inputs[0].shape[0] if batches and self.inputs else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
