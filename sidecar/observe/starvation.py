@@ -307,16 +307,14 @@ class Account:
             for rows, (count, spent) in spell.items():
                 sizes[rows] += count
                 took[rows] += spent
-        if sizes and self.target_rows:
+        if len(sizes) > 1 and self.target_rows:
             rows_ = np.array(list(sizes), float)
             each = np.array([took[rows] / count for rows, count in sizes.items()])
             weights = np.array(list(sizes.values()), float)
-            a_row = 0.0
-            if len(sizes) > 1:
-                spread = rows_ - np.average(rows_, weights=weights)
-                a_row = max(0.0, float((weights * spread * each).sum() / (weights * spread**2).sum()))
+            spread = rows_ - np.average(rows_, weights=weights)
+            a_row = max(0.0, float((weights * spread * each).sum() / (weights * spread**2).sum()))
             execution = float(np.average(each - a_row * rows_, weights=weights)) + a_row * self.target_rows
-            if len(sizes) > 1 and execution > 0:
+            if execution > 0:
                 return self.target_rows / execution * 1e9 * self.instances
         busy = share(booked.states[State.BUSY], booked.span_ns)
         return booked.rows_per_s / busy if busy else 0.0
