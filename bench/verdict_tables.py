@@ -113,8 +113,9 @@ def overhead(result: Result) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     lines += [
-        f"| {case['case'].rpartition(' ')[2]} | {case['front_us']:.0f} | {case['more_cpu_us']:+.0f} | "
-        f"{case['own_cpu_us']:.0f} | {case['lost_throughput']:.2%} |"
+        f"| {case['case'].rpartition(' ')[2]} | {case['front_us']:.0f} | "
+        f"{case['more_cpu_us']:+.0f} ± {case['error_us']:.0f} | {case['own_cpu_us']:.0f} | "
+        f"{case['lost_throughput']:.2%} |"
         for case in result["cases"]
         if case["kind"] == "overhead"
     ]

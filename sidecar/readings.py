@@ -111,6 +111,7 @@ def verdict_readings(watcher: Watcher | None) -> Iterator[Reading]:
     """What the accelerators did by state, and what IDLE_PREP is charged to, where anybody watches."""
     if watcher is None:
         return
+    watcher.refresh()
     yield from _told(
         ("sidecar_watch_cpu_seconds", "CPU time of watching itself.", watcher.spent_ns / 1e9, True),
         ("sidecar_watch_turns", "Times that accounts were settled.", watcher.turns, True),

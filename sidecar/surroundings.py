@@ -64,13 +64,18 @@ class Surroundings:
         self._workers = workers
         self._plan = plan
         self._seen: defaultdict[str, deque[MediaInfo]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        self._ended = 0
         self._fast: dict[str, Recipe | None] = {}
 
     def remember(self, passage: Passage) -> None:
-        """Keeps the facts of a call's first item."""
+        """Keeps the facts of a call's first item, of many calls those of a few."""
+        seen = self._seen[passage.model]
+        self._ended += 1
+        if len(seen) == _REMEMBERED and self._ended % _REMEMBERED:
+            return
         for item in passage.items[:1]:
             if isinstance(item, Item) and item.info is not None and item.cpu_ms:
-                self._seen[passage.model].append(item.info)
+                seen.append(item.info)
 
     def upstreams(self) -> Mapping[str, UpstreamFacts]:
         """The models at the model server by name, several served ones together where they ask the same."""

@@ -1,20 +1,25 @@
 """What watching costs: the same sidecar with `verdict.enabled` and without, loaded in turn in short blocks.
 
 CPU time is the front's, where all of it is spent, in pairs of blocks one after the other, so that a slow spell of the
-machine is both sides'. What the watcher counts of its own time is told beside.
+machine is both sides'. Either front's is read over the whole of a pair: what watching leaves for when the load is gone
+counts too. The figure is the mean of the middle half of the pairs, with its standard error: pairs differ by more than
+what is looked for. What the watcher counts of its own time is told beside.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import uvloop
 
 from bench.episodes.callers import Load, Noted, call_on
@@ -26,7 +31,7 @@ from bench.processes import free_ports, on_cores, since, spent
 from bench.rig import CORES
 
 _BLOCK_S = 2.0
-_PAIRS = 8
+_PAIRS = 24
 _SIZES = ("640x480", "1920x1080")
 
 
@@ -54,34 +59,66 @@ def overhead(rounds: int) -> list[dict[str, Any]]:
             pairs = []
             for number in range(_PAIRS * rounds):
                 order = (watched, unwatched) if number % 2 else (unwatched, watched)
-                found = {each.pid: loop.run(_block(each, replace(load))) for each in order}
-                counted += found[watched.pid][2]
-                pairs.append((found[watched.pid], found[unwatched.pid]))
+                pairs.append(_pair(loop, order, load, watched))
+                counted += pairs[-1][0].calls
             cases.append(_case(size, pairs, (_own_cpu(metrics) - before) / counted * 1e6))
     return cases
 
 
-async def _block(on: Served, load: Load) -> tuple[float, float, int]:
-    """CPU microseconds of the front a call, calls a second, and calls."""
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """CPU microseconds of a front a call, calls a second, and calls."""
+
+    cpu_us: float
+    rate: float
+    calls: int
+
+
+def _pair(
+    loop: asyncio.Runner, order: tuple[Served, Served], load: Load, watched: Served
+) -> tuple[_Side, _Side]:
+    """A block of each, in this order; the one that is watched first."""
+    pids = [each.pid for each in order]
+    before = spent(*pids)
+    done = {each.pid: loop.run(_block(each, load)) for each in order}
+    after = spent(*pids)
+    first, second = (
+        _Side(since(before, after, [pid]) / 1e3 / calls, calls / took, calls)
+        for pid, (calls, took) in done.items()
+    )
+    return (first, second) if order[0] is watched else (second, first)
+
+
+async def _block(on: Served, load: Load) -> tuple[int, float]:
+    """Calls, and the seconds that they took together."""
     noted, ends = Noted(), time.monotonic() + _BLOCK_S
-    before, begun = spent(on.pid), time.monotonic()
+    begun = time.monotonic()
     await call_on(on.address, load, noted, lambda: time.monotonic() > ends)
-    took = time.monotonic() - begun
-    calls = len(noted.answered)
-    return since(before, spent(on.pid), [on.pid]) / calls / 1e3, calls / took, calls
+    return len(noted.answered), time.monotonic() - begun
 
 
-def _case(
-    size: str, pairs: list[tuple[tuple[float, float, int], tuple[float, float, int]]], own_us: float
-) -> dict[str, Any]:
-    cpu_us = median([watched[0] - unwatched[0] for watched, unwatched in pairs])
-    lost = median([1 - watched[1] / unwatched[1] for watched, unwatched in pairs])
+def middle(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of the middle half, and its standard error (Tukey and McLaughlin 1963: winsorized deviation over the
+    part that is kept and the root of the number).
+    """
+    ordered = np.sort(np.array(values, float))
+    cut = len(ordered) // 4
+    kept = ordered[cut : len(ordered) - cut]
+    winsorized = np.clip(ordered, kept[0], kept[-1])
+    error = winsorized.std(ddof=1) / (len(kept) / len(ordered) * math.sqrt(len(ordered)))
+    return float(kept.mean()), float(error)
+
+
+def _case(size: str, pairs: Sequence[tuple[_Side, _Side]], own_us: float) -> dict[str, Any]:
+    cpu_us, error_us = middle([watched.cpu_us - unwatched.cpu_us for watched, unwatched in pairs])
+    lost, _ = middle([1 - watched.rate / unwatched.rate for watched, unwatched in pairs])
     return {
         "case": f"watched and not, {size}",
         "kind": "overhead",
-        "front_us": round(median([unwatched[0] for _, unwatched in pairs]), 1),
-        "calls_per_s": round(median([unwatched[1] for _, unwatched in pairs]), 1),
+        "front_us": round(median([unwatched.cpu_us for _, unwatched in pairs]), 1),
+        "calls_per_s": round(median([unwatched.rate for _, unwatched in pairs]), 1),
         "more_cpu_us": round(cpu_us, 2),
+        "error_us": round(error_us, 2),
         "own_cpu_us": round(own_us, 2),
         "lost_throughput": round(lost, 5),
         "pairs": len(pairs),

@@ -77,7 +77,12 @@ def what_if(rounds: int) -> list[dict[str, Any]]:
             loop.run(_loaded(each, _CHANGES[0], made))  # the first second of a sidecar is like no other
         for _ in range(rounds):
             for change in _CHANGES:
-                seen = {threads: loop.run(_loaded(each, change, made)) for threads, each in sidecars.items()}
+                there = {threads: loop.run(_loaded(each, change, made)) for threads, each in sidecars.items()}
+                back = {
+                    threads: loop.run(_loaded(each, change, made))
+                    for threads, each in reversed(sidecars.items())
+                }
+                seen = {threads: _mean(there[threads], back[threads]) for threads in _THREADS}
                 cases += [_case(change, threads, seen) for threads in _THREADS[:-1]]
     return cases
 
@@ -100,6 +105,11 @@ async def _loaded(on: Served, change: _Change, made: Mapping[str, Accelerator]) 
     lines = [line for line in told.advice if line.setting == change.setting]
     gain = lines[0].then_rows_per_s / lines[0].rows_per_s if lines else 1.0
     return rate, rate * gain
+
+
+def _mean(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """Of two runs, the same way there and back, so that a machine that becomes faster or slower is so for all alike."""
+    return (one[0] + other[0]) / 2, (one[1] + other[1]) / 2
 
 
 async def _ask(on: Served, upstream: str) -> diagnostics_pb2.UpstreamVerdict:

@@ -58,7 +58,7 @@ class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServicer):
         self._self_check = self_check
 
     async def Verdict(self, request: pb.VerdictRequest, context: Context) -> pb.VerdictResponse:  # noqa: ARG002, N802 - the contract's
-        return self.verdict(request.window_s, request.upstream)
+        return await self.fresh(request.window_s, request.upstream)
 
     async def WatchVerdict(  # noqa: N802 - the contract's name
         self,
@@ -71,6 +71,7 @@ class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServicer):
                 f"`interval_s` is {request.interval_s:g}: allowed are 0 to {_MOST_WINDOW_S:g}",
                 field="interval_s",
             )
+        await watcher.fresh()
         while True:
             soonest = time.monotonic() + request.interval_s
             yield pb.WatchVerdictResponse(verdict=self.verdict(request.window_s, request.upstream))
@@ -87,8 +88,16 @@ class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServicer):
         checked = await self._self_check.run(model.name, (model.upstream, facts), request.seconds or USUAL_S)
         return _checked(checked)
 
+    async def fresh(self, window_s: float = 0.0, upstream: str = "") -> pb.VerdictResponse:
+        """The verdict as soon as all that is known is in it. Raises as `verdict` does."""
+        await self._watching().fresh()
+        return self.verdict(window_s, upstream)
+
     def verdict(self, window_s: float = 0.0, upstream: str = "") -> pb.VerdictResponse:
-        """The verdict now. Raises InvalidRequest for a window or model that is not there, and where nobody watches."""
+        """The verdict of the last turn.
+
+        Raises InvalidRequest for a window or model that is not there, and where nobody watches.
+        """
         if not 0 <= window_s <= _MOST_WINDOW_S:
             raise InvalidRequest(
                 f"`window_s` is {window_s:g}: allowed are 0, for the server's own, to {_MOST_WINDOW_S:g}",

@@ -46,7 +46,7 @@ class StatusPages:
         return Page(_JSON, told)
 
     async def _told(self) -> bytes:
-        verdict = self._diagnostics.verdict()
+        verdict = await self._diagnostics.fresh()
         return json_format.MessageToJson(
             verdict, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
         ).encode()

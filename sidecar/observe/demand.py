@@ -5,15 +5,19 @@ Sums of what the path measured; it decides nothing. Times are nanoseconds, CPU m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from sidecar.media import Modality
-from sidecar.observe.journal import ObservedItem, Passage
-from sidecar.observe.timings import Stage
+import numpy as np
 
-_OF_THE_CALL: Final = (Stage.RECEIVE, Stage.DELIVER, Stage.RESPOND)
+from sidecar.media import Modality
+from sidecar.observe.notes import MODALITIES, Calls, Columns, Items, Noted
+from sidecar.observe.timings import PLACES, STAGES, Stage
+
+# A call's own timeline has its last item's stages too; those are the items' to tell.
+_OF_THE_CALL: Final = np.array(
+    [stage in {Stage.RECEIVE, Stage.DELIVER, Stage.RESPOND} for stage in STAGES], np.int64
+)
 _WORKED: Final = (Stage.DECODE, Stage.TRANSFORM, Stage.PACK)
 
 
@@ -35,32 +39,36 @@ class Demand:
     residence_ns: int = 0
     waited_ns: int = 0
 
-    def take(self, ended: Iterable[Passage], express_below_ms: float) -> None:
+    def count(self, noted: Noted, express_below_ms: float) -> None:
         """Counts calls that ended; items that cost less than `express_below_ms` have threads of their own."""
-        for passage in ended:
-            modality, spent = passage.modality, passage.timeline.spent
-            self.calls += 1
-            self.failed += passage.reason != "OK"
-            self.residence_ns += passage.ended_ns - passage.timeline.start_ns
-            self.waited_ns += spent.get(Stage.ADMIT, 0)
-            stages = self.stage_ns.setdefault(modality, {})
-            for stage in _OF_THE_CALL:
-                if stage in spent:
-                    stages[stage] = stages.get(stage, 0) + spent[stage]
+        calls, items = noted.calls, noted.items
+        if not calls.size:
+            return
+        self.calls += len(calls)
+        self.failed += int(calls[:, Calls.FAILED].sum())
+        self.residence_ns += int((calls[:, Calls.ENDED] - calls[:, Calls.BEGUN]).sum())
+        self.waited_ns += int(calls[:, Calls.STAGES + PLACES[Stage.ADMIT]].sum())
+        own = calls[:, Calls.STAGES :] * _OF_THE_CALL
+        for place in np.unique(calls[:, Calls.MODALITY]).tolist():
+            sums = own[calls[:, Calls.MODALITY] == place].sum(axis=0)
+            modality = MODALITIES[place]
             if modality is not None:
-                for item in passage.items:
-                    self._item(item, modality, stages, express_below_ms)
+                its = items[items[:, Items.MODALITY] == place]
+                sums += its[:, Items.STAGES :].sum(axis=0)
+                self._count_items(its[:, Items.CPU_NS], modality, int(express_below_ms * 1e6))
+            stages = self.stage_ns.setdefault(modality, {})
+            for stage, spent in zip(STAGES, sums.tolist(), strict=True):
+                if spent:
+                    stages[stage] = stages.get(stage, 0) + spent
 
-    def _item(
-        self, item: ObservedItem, modality: Modality, stages: dict[Stage, int], express_below_ms: float
-    ) -> None:
-        for stage, nanoseconds in item.timeline.spent.items():
-            stages[stage] = stages.get(stage, 0) + nanoseconds
-        if cpu_ms := item.cpu_ms:
-            self.items[modality] = self.items.get(modality, 0) + 1
-            self.cpu_ms[modality] = self.cpu_ms.get(modality, 0.0) + cpu_ms
-            if cpu_ms < express_below_ms:
-                self.express_ms[modality] = self.express_ms.get(modality, 0.0) + cpu_ms
+    def _count_items(self, cpu_ns: Columns, modality: Modality, express_below_ns: int) -> None:
+        made = cpu_ns[cpu_ns > 0]
+        small = made[made < express_below_ns]
+        if made.size:
+            self.items[modality] = self.items.get(modality, 0) + len(made)
+            self.cpu_ms[modality] = self.cpu_ms.get(modality, 0.0) + int(made.sum()) / 1e6
+        if small.size:
+            self.express_ms[modality] = self.express_ms.get(modality, 0.0) + int(small.sum()) / 1e6
 
     def add(self, other: Demand) -> None:
         """Counts a later spell to this one."""

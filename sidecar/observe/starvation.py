@@ -29,18 +29,30 @@ import math
 import operator
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median_low
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from sidecar.media import Modality
-from sidecar.observe.journal import Handover, Passage
-from sidecar.observe.timings import Stage
+from sidecar.observe.journal import Passage
+from sidecar.observe.notes import (
+    FAILED,
+    MODALITIES,
+    NEVER,
+    NOTHING,
+    PLAIN,
+    Calls,
+    Columns,
+    Noted,
+    Runs,
+    at_last,
+    run,
+)
+from sidecar.observe.timings import STAGES, Mark, Stage
 
 # A server that has work is past its bound after this, or after so many times what nine of ten answers took
 # (docs/design: the values of published watchdogs); one that never answered yet may still be loading.
@@ -49,23 +61,24 @@ _FIRST_BOUND_NS: Final = 10_000_000_000
 _BOUND_FACTOR: Final = 5
 _REMEMBERED: Final = 256
 # Pieces of starved time that are charged one by one in a turn.
-_MOST_CHARGED: Final = 40
+_MOST_CHARGED: Final = 32
 _LATEST_NS: Final = 500_000_000
 # Of a round trip, what the front needs to lay and send a request: by Triton's trace a request is read 0.55 ms after
 # its hand-over began, and half a round trip of a small call is 0.3 ms of 0.75.
 _OWN_PART: Final = 0.3
-# Round trips of late: some ten seconds' worth.
-_TRIPS: Final = 24
+# Round trips are of late for so long, and the last few always.
+_LATELY_NS: Final = 15_000_000_000
+_TRIPS: Final = 3
+# Batches are kept for as long as windows can be.
+_KEPT_NS: Final = 60_000_000_000
 # By how much a front is late to hear of answers: 99 of 100 times less, with both cores full (docs/design); with a part
 # of the time throttled, up to a period of the kernel's quotas.
 _MOST_LATE_NS: Final = 20_000_000
 _THROTTLED: Final = 0.02
 _PERIOD_NS: Final = 100_000_000
-# Later than any time; and what ranks of calls that were not handed over begin at, in the order of their completion.
-_NEVER: Final = 1 << 62
+# What ranks of calls that were not handed over begin at, in the order of their completion; those who gave up come last.
 _IN_WORK: Final = 1 << 60
 _WAITS: Final = 1 << 61
-_GAVE_UP: Final = _NEVER
 
 
 class State(enum.Enum):
@@ -200,6 +213,19 @@ class Pace:
     extra_ns: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A time line: where the state may change, its place in _STATES between, and how many calls are in preprocessing;
+    the calls and hand-overs that it was laid from, those under way among them.
+    """
+
+    cuts: Columns
+    states: Columns
+    preparing: Columns
+    calls: Columns
+    runs: Columns
+
+
 class Account:
     """The account of one model at the model server. `target_rows` is the batch that it takes at most, 0 for none;
     `instances` how many batches it runs at once.
@@ -212,20 +238,17 @@ class Account:
         self.target_rows = target_rows
         self.instances = instances
         self.settled_ns = begun_ns
-        self._stories: list[_Story] = []
-        self._fresh_calls: list[tuple[int, ...]] = []
-        self._fresh_runs: list[tuple[int, ...]] = []
-        self._calls = np.empty((0, len(_Calls)), np.int64)
-        self._runs = np.empty((0, len(_Runs)), np.int64)
+        self._calls, self._runs = NOTHING.calls, NOTHING.runs
+        self._marks: list[list[int]] = []
         self._counted: Counters | None = None
         self._pace = Pace()
         self._progress_ns = begun_ns
         self._took: deque[int] = deque(maxlen=_REMEMBERED)
-        self._rtts: deque[int] = deque(maxlen=_TRIPS)
+        self._trips: deque[tuple[int, int]] = deque()
         self._free_ns = begun_ns
-        self._silent_ns = _NEVER
+        self._silent_ns = NEVER
         self._bound, self._is_learned = _FIRST_BOUND_NS, False
-        self._batches: deque[Mapping[int, tuple[int, int]]] = deque(maxlen=_TRIPS)
+        self._batches: deque[tuple[int, Mapping[int, tuple[int, int]]]] = deque()
         self._executed: list[tuple[int, int, int]] = []
 
     @property
@@ -233,53 +256,55 @@ class Account:
         """Whether the server counts, so that queue, execution and transport can be told apart."""
         return self._counted is not None
 
-    def enter(self, passage: Passage) -> None:
-        """Notes a call that ended, once, and keeps nothing but numbers of it."""
-        handovers, ended = passage.handovers, passage.ended_ns
-        handed = handovers[0].handed_ns if handovers else 0
-        begun = passage.timeline.start_ns
-        self._fresh_calls.append((begun, handed or ended, handed or _GAVE_UP, ended))
-        self._stories.append(_story(passage))
-        for handover in handovers:
-            self._fresh_runs.append(_row(handover))
-            if not handover.failed:
-                self._progress_ns = max(self._progress_ns, handover.answered_ns)
-                # What hung and was answered after all says little of what an answer takes.
-                self._took.append(min(handover.answered_ns - handover.handed_ns, self._bound))
-                self._is_learned = False
+    @property
+    def rests(self) -> bool:
+        """Whether no call has ended since what is settled."""
+        return not self._marks
 
-    def _absorb(self) -> None:
-        """Lays what was noted into the columns."""
-        if self._fresh_calls:
-            self._calls = np.concatenate([self._calls, np.array(self._fresh_calls, np.int64)])
-            self._fresh_calls.clear()
-        if self._fresh_runs:
-            self._runs = np.concatenate([self._runs, np.array(self._fresh_runs, np.int64)])
-            self._fresh_runs.clear()
+    def absorb(self, noted: Noted) -> None:
+        """Takes in calls that ended since."""
+        if not noted.calls.size:
+            return
+        self._calls = np.concatenate([self._calls, noted.calls])
+        self._marks += noted.marks
+        runs = noted.runs
+        if not runs.size:
+            return
+        self._runs = np.concatenate([self._runs, runs])
+        heard = runs[runs[:, Runs.KIND] != FAILED]
+        if heard.size:
+            answered = heard[:, Runs.ANSWERED]
+            self._progress_ns = max(self._progress_ns, int(answered.max()))
+            # What hung and was answered after all says little of what an answer takes.
+            took = np.minimum(answered - heard[:, Runs.HANDED], self.bound_ns())
+            self._took.extend(took[-_REMEMBERED:].tolist())
+            self._is_learned = False
 
     def wants_counters(self, under_way: Sequence[Passage]) -> bool:
         """Whether something was handed over that the last counters do not cover."""
-        self._absorb()
-        unplaced = self._runs.size and not self._runs[:, _Runs.PLACED].all()
+        unplaced = self._runs.size and not self._runs[:, Runs.PLACED].all()
         return bool(unplaced) or any(passage.handovers for passage in under_way)
 
     def count(self, counters: Counters, throttled: float = 0.0) -> None:
         """Lays out what was answered since the last counters, by how these have grown; `throttled` is the part of
         the time since then that a quota took, 0 to 1.
         """
-        self._absorb()
         before, self._counted = self._counted, counters
-        self._rtts.append(counters.rtt_ns)
+        self._trips.append((counters.at_ns, counters.rtt_ns))
+        while len(self._trips) > _TRIPS and self._trips[0][0] < counters.at_ns - _LATELY_NS:
+            self._trips.popleft()
+        while self._batches and self._batches[0][0] < counters.at_ns - _KEPT_NS:
+            self._batches.popleft()
         runs = self._runs
-        fresh = np.flatnonzero((runs[:, _Runs.PLACED] == 0) & (runs[:, _Runs.ANSWERED] <= counters.at_ns))
+        fresh = np.flatnonzero((runs[:, Runs.PLACED] == 0) & (runs[:, Runs.ANSWERED] <= counters.at_ns))
         if before is None or counters.executions < before.executions:
             return  # the first look, or a server that was restarted: there is nothing to compare with
         if counters.executions > before.executions:
-            self._batches.append(_grown(before, counters))
+            self._batches.append((counters.at_ns, _grown(before, counters)))
             self._progress_ns = max(self._progress_ns, counters.at_ns - counters.rtt_ns)
         # What was answered before the counters that these are compared with is in both.
         since_ns = before.at_ns - before.rtt_ns
-        fresh = fresh[(runs[fresh, _Runs.KIND] == _PLAIN) & (runs[fresh, _Runs.ANSWERED] > since_ns)]
+        fresh = fresh[(runs[fresh, Runs.KIND] == PLAIN) & (runs[fresh, Runs.ANSWERED] > since_ns)]
         if fresh.size and counters.requests > before.requests:
             free_ns = self._free_ns if self.instances == 1 else 0
             runs[fresh], executed, self._pace = place(
@@ -287,6 +312,10 @@ class Account:
             )
             self._executed += executed
             self._free_ns = executed[-1][1]
+
+    @property
+    def _rtts(self) -> list[int]:
+        return [rtt_ns for _, rtt_ns in self._trips]
 
     def bound_ns(self) -> int:
         """How long the server may have work and give no sign of life before it hangs."""
@@ -298,26 +327,32 @@ class Account:
     def ceiling(self, booked: Booked) -> float:
         """Rows a second that the accelerator could work off; 0 where that is not known.
 
-        By what executions of each batch size took lately, a line through them (an execution, and so much a row), at
-        the largest batch; without counters, or for a model that does not batch, by what it did while it was busy.
+        By what executions of each batch size took in the interval, a line through them (an execution, and so much a
+        row), at the largest batch. Where all were of one size that is not the largest, nobody knows what a fuller one
+        would take, and by this one the accelerator would seem far too slow. Without counters, or for a model that does
+        not batch, by what it did while it was busy.
         """
         sizes: Counter[int] = Counter()
         took: Counter[int] = Counter()
-        for spell in self._batches:
-            for rows, (count, spent) in spell.items():
-                sizes[rows] += count
-                took[rows] += spent
-        if len(sizes) > 1 and self.target_rows:
-            rows_ = np.array(list(sizes), float)
-            each = np.array([took[rows] / count for rows, count in sizes.items()])
-            weights = np.array(list(sizes.values()), float)
-            spread = rows_ - np.average(rows_, weights=weights)
-            a_row = max(0.0, float((weights * spread * each).sum() / (weights * spread**2).sum()))
-            execution = float(np.average(each - a_row * rows_, weights=weights)) + a_row * self.target_rows
-            if execution > 0:
-                return self.target_rows / execution * 1e9 * self.instances
+        for at_ns, spell in self._batches:
+            if at_ns > booked.begun_ns:
+                for rows, (count, spent) in spell.items():
+                    sizes[rows] += count
+                    took[rows] += spent
+        if self.target_rows > 1 and sizes and set(sizes) != {self.target_rows}:
+            return self._at_target(sizes, took) if len(sizes) > 1 else 0.0
         busy = share(booked.states[State.BUSY], booked.span_ns)
         return booked.rows_per_s / busy if busy else 0.0
+
+    def _at_target(self, sizes: Mapping[int, int], took: Mapping[int, int]) -> float:
+        """Rows a second in batches of the largest size, by a line through executions of several sizes."""
+        rows = np.array(list(sizes), float)
+        weights = np.array(list(sizes.values()), float)
+        each = np.array([took[size] for size in sizes]) / weights
+        spread = rows - np.average(rows, weights=weights)
+        a_row = max(0.0, float((weights * spread * each).sum() / (weights * spread**2).sum()))
+        execution = float(np.average(each - a_row * rows, weights=weights)) + a_row * self.target_rows
+        return self.target_rows / execution * 1e9 * self.instances if execution > 0 else 0.0
 
     def settle(
         self, until_ns: int, now_ns: int, under_way: Sequence[Passage] = (), throttled: float = 0.0
@@ -328,13 +363,12 @@ class Account:
         `under_way` are the calls that have not ended; `throttled` is the part of the time that a quota took, 0 to 1.
         What starved time is charged to is told once it is settled.
         """
-        self._absorb()
         until_ns = max(until_ns, self.settled_ns)
         now_ns = max(now_ns, until_ns)
         bounds = (self.settled_ns, until_ns, max(until_ns, now_ns - _LATEST_NS), now_ns)
         settled, between, latest = (Booked(begun, ended) for begun, ended in pairwise(bounds))
         settled.settled_ns = settled.span_ns
-        if self._stories or under_way:
+        if self._calls.size or under_way:
             self._book(settled, (settled, between, latest), under_way, throttled)
             self._forget(until_ns)
         else:
@@ -343,12 +377,43 @@ class Account:
         self.settled_ns = until_ns
         return settled, summed([between, latest]), latest
 
+    def glance(self, now_ns: int, under_way: Sequence[Passage] = ()) -> Booked:
+        """The last half second alone, as far as it can be foreseen; settles nothing."""
+        latest = Booked(now_ns - _LATEST_NS, now_ns)
+        since = int(np.searchsorted(self._calls[:, Calls.ENDED], latest.begun_ns, "right"))
+        if since == len(self._calls) and not under_way:
+            latest.states[State.IDLE_DEMAND] = latest.span_ns
+            return latest
+        runs = self._runs[self._runs[:, Runs.ANSWERED] > latest.begun_ns]
+        self._lay((latest,), self._calls[since:], runs, under_way)
+        return latest
+
     def _book(
         self, settled: Booked, parts: Sequence[Booked], under_way: Sequence[Passage], throttled: float
     ) -> None:
+        line = self._lay(parts, self._calls, self._runs, under_way)
+        end = int(np.searchsorted(line.cuts, settled.ended_ns))
+        lengths = np.diff(line.cuts[: end + 1])
+        starved = np.flatnonzero((line.states[:end] == _PREP) & (lengths > 0))
+        if starved.size:
+            pieces = line.cuts[starved], line.cuts[starved + 1]
+            self._charge(line.calls, under_way, pieces, settled, throttled)
+        self._fill(settled, line.cuts, line.preparing)
+        self._count_untold(settled, line.runs)
+
+    def _lay(
+        self,
+        parts: Sequence[Booked],
+        calls: Columns,
+        runs: Columns,
+        under_way: Sequence[Passage],
+    ) -> _Line:
+        """Lays the time line of these parts, which follow one another, and books their states."""
         now_ns = parts[-1].ended_ns
-        calls, open_runs = self._calls, [_row(each) for one in under_way for each in one.handovers]
-        runs = self._runs
+        calls, open_runs = (
+            calls[:, : Calls.FAILED],
+            [run(each) for one in under_way for each in one.handovers],
+        )
         if under_way:
             calls = np.concatenate([calls, np.array([_open(one) for one in under_way], np.int64)])
         if open_runs:
@@ -357,17 +422,17 @@ class Account:
         _guess(runs, self._pace, hung_ns)
         hung = np.array([[hung_ns, now_ns]] if hung_ns < now_ns else [], np.int64).reshape(-1, 2)
         # The front's own part of a hand-over, laying and sending, is not the way yet.
-        own_ns = int(_OWN_PART * median_low(self._rtts)) if self._rtts else 0
+        own_ns = int(_OWN_PART * median_low(self._rtts)) if self._trips else 0
         calls = calls.copy()
-        calls[:, _Calls.PREPARED] += own_ns * (calls[:, _Calls.RANK] == calls[:, _Calls.PREPARED])
+        calls[:, Calls.PREPARED] += own_ns * (calls[:, Calls.RANK] == calls[:, Calls.PREPARED])
         lines = (
-            (runs[:, _Runs.BEGUN], runs[:, _Runs.ENDED]),
+            (runs[:, Runs.BEGUN], runs[:, Runs.ENDED]),
             (hung[:, 0], hung[:, 1]),
-            (runs[:, _Runs.THERE], runs[:, _Runs.BEGUN]),
-            (np.minimum(runs[:, _Runs.HANDED] + own_ns, runs[:, _Runs.THERE]), runs[:, _Runs.THERE]),
-            (calls[:, _Calls.BEGUN], calls[:, _Calls.PREPARED]),
+            (runs[:, Runs.THERE], runs[:, Runs.BEGUN]),
+            (np.minimum(runs[:, Runs.HANDED] + own_ns, runs[:, Runs.THERE]), runs[:, Runs.THERE]),
+            (calls[:, Calls.BEGUN], calls[:, Calls.PREPARED]),
         )
-        cuts, states, preparing = _segments(lines, [settled.begun_ns, *(part.ended_ns for part in parts)])
+        cuts, states, preparing = _segments(lines, [parts[0].begun_ns, *(part.ended_ns for part in parts)])
         lengths = np.diff(cuts)
         # What lasts no time at a bound counts for neither side.
         ends = np.searchsorted(cuts, [part.ended_ns for part in parts]).tolist()
@@ -376,61 +441,56 @@ class Account:
             for state, nanoseconds in zip(_STATES, spent, strict=True):
                 if nanoseconds:
                     booked.states[state] = int(nanoseconds)
-        starved = np.flatnonzero((states[: ends[0]] == _PREP) & (lengths[: ends[0]] > 0))
-        if starved.size:
-            self._charge(calls, under_way, cuts[starved], cuts[starved + 1], settled, throttled)
-        self._fill(settled, cuts, preparing)
-        self._count_untold(settled, runs)
+        return _Line(cuts, states, preparing, calls, runs)
 
     @staticmethod
-    def _count_untold(booked: Booked, runs: npt.NDArray[np.int64]) -> None:
+    def _count_untold(booked: Booked, runs: Columns) -> None:
         """Counts rows that were answered and of which no counters will tell: of streams, errors, and servers that do
         not count.
         """
-        answered = runs[:, _Runs.ANSWERED]
-        untold = (runs[:, _Runs.PLACED] == 0) & (runs[:, _Runs.KIND] != _FAILED)
+        answered = runs[:, Runs.ANSWERED]
+        untold = (runs[:, Runs.PLACED] == 0) & (runs[:, Runs.KIND] != FAILED)
         inside = (answered > booked.begun_ns) & (answered <= booked.ended_ns)
-        booked.rows += int(runs[untold & inside, _Runs.ROWS].sum())
+        booked.rows += int(runs[untold & inside, Runs.ROWS].sum())
 
-    def _hung_ns(self, runs: npt.NDArray[np.int64], under_way: Sequence[Passage], now_ns: int) -> int:
+    def _hung_ns(self, runs: Columns, under_way: Sequence[Passage], now_ns: int) -> int:
         """Since when the server is past its bound; `now_ns` where it is not. Who gave up is no sign of its life."""
         life = max([self._progress_ns, *(each.last_ns for one in under_way for each in one.handovers)])
-        answered = runs[:, _Runs.ANSWERED]
-        silent = runs[((answered == 0) | (runs[:, _Runs.KIND] == _FAILED) & (answered > life)), _Runs.HANDED]
+        answered = runs[:, Runs.ANSWERED]
+        silent = runs[((answered == 0) | (runs[:, Runs.KIND] == FAILED) & (answered > life)), Runs.HANDED]
         if self._silent_ns < life:
-            self._silent_ns = _NEVER
+            self._silent_ns = NEVER
         if silent.size:
             self._silent_ns = min(self._silent_ns, int(silent.min()))
-        waiting = runs[answered == 0, _Runs.HANDED]
+        waiting = runs[answered == 0, Runs.HANDED]
         if not waiting.size:
             return now_ns
         # Past the bound is the server, and nobody waited for it before the first who waits now.
         return max(max(life, self._silent_ns) + self.bound_ns(), int(waiting.min()))
 
-    def _charge(  # noqa: PLR0917 - a segment's columns, and what they are charged by
+    def _charge(
         self,
-        calls: npt.NDArray[np.int64],
+        calls: Columns,
         under_way: Sequence[Passage],
-        begun: npt.NDArray[np.int64],
-        ended: npt.NDArray[np.int64],
+        pieces: tuple[Columns, Columns],
         booked: Booked,
         throttled: float,
     ) -> None:
         """Charges starved segments to the calls that completed next, and to what these were at."""
         # Of very many a part stands for all: the whole is exact, and what it is for is right to a few percent.
-        step = -(-begun.size // _MOST_CHARGED)
-        begun, ended = begun[::step], ended[::step]
-        order = np.argsort(calls[:, _Calls.RANK], kind="stable")
-        order = order[calls[order, _Calls.PREPARED] > begun[0]]
+        step = -(-pieces[0].size // _MOST_CHARGED)
+        begun, ended = (each[::step] for each in pieces)
+        order = np.argsort(calls[:, Calls.RANK], kind="stable")
+        order = order[calls[order, Calls.PREPARED] > begun[0]]
         waiting = calls[order]
-        was_there = (waiting[:, _Calls.BEGUN] <= begun[:, None]) & (
-            waiting[:, _Calls.PREPARED] >= ended[:, None]
+        was_there = (waiting[:, Calls.BEGUN] <= begun[:, None]) & (
+            waiting[:, Calls.PREPARED] >= ended[:, None]
         )
         next_ = order[np.argmax(was_there, axis=1)].tolist()
-        ended_calls = len(self._stories)
+        ended_calls = len(self._marks)
         charged: Counter[tuple[Cause, Modality | None]] = Counter()
         for call, begun_ns, ended_ns in zip(next_, begun.tolist(), ended.tolist(), strict=True):
-            story = self._stories[call] if call < ended_calls else _story(under_way[call - ended_calls])
+            story = self._story(call) if call < ended_calls else _story(under_way[call - ended_calls])
             _charge_to(story, begun_ns, ended_ns, charged, throttled)
         whole, part = booked.states[State.IDLE_PREP], max(1, charged.total())
         for key, nanoseconds in charged.items():
@@ -438,7 +498,13 @@ class Account:
         if charged:
             booked.starved[charged.most_common(1)[0][0]] += whole - booked.starved.total()
 
-    def _fill(self, booked: Booked, cuts: npt.NDArray[np.int64], preparing: npt.NDArray[np.int64]) -> None:
+    def _story(self, number: int) -> _Story:
+        """Of the call in this row."""
+        row = self._calls[number].tolist()
+        modality, last = MODALITIES[row[Calls.MODALITY]], STAGES[row[Calls.LAST]]
+        return _Story(row[Calls.BEGUN], modality, row[Calls.CPU_NS], last, self._marks[number])
+
+    def _fill(self, booked: Booked, cuts: Columns, preparing: Columns) -> None:
         """Counts executions, and what those with room left could have taken of what was being prepared."""
         done = [each for each in self._executed if each[0] < booked.ended_ns]
         self._executed = [each for each in self._executed if each[0] >= booked.ended_ns]
@@ -454,47 +520,13 @@ class Account:
 
     def _forget(self, until_ns: int) -> None:
         """Drops what is over before `until_ns`."""
-        over = int(np.searchsorted(self._calls[:, _Calls.ENDED], until_ns, "right"))
+        over = int(np.searchsorted(self._calls[:, Calls.ENDED], until_ns, "right"))
         if over:  # calls are entered in the order in which they ended
-            del self._stories[:over]
+            del self._marks[:over]
             self._calls = self._calls[over:]
         runs = self._runs
-        last = np.where(runs[:, _Runs.PLACED] > 0, runs[:, _Runs.ENDED], runs[:, _Runs.ANSWERED])
+        last = np.where(runs[:, Runs.PLACED] > 0, runs[:, Runs.ENDED], runs[:, Runs.ANSWERED])
         self._runs = runs[last > until_ns]
-
-
-class _Calls(enum.IntEnum):
-    """Columns of a call: its arrival, when it ceased to be in preprocessing, its rank by completion, its end."""
-
-    BEGUN = 0
-    PREPARED = 1
-    RANK = 2
-    ENDED = 3
-
-
-class _Runs(enum.IntEnum):
-    """Columns of rows handed over: when, and when answered (0: not yet); how many; of what kind; the way there until
-    THERE, then the queue until BEGUN, then executed until ENDED; whether the server's own counters say so.
-    """
-
-    HANDED = 0
-    ANSWERED = 1
-    ROWS = 2
-    KIND = 3
-    THERE = 4
-    BEGUN = 5
-    ENDED = 6
-    PLACED = 7
-
-
-_PLAIN, _FAILED, _WHOLE = 0, 1, 2
-
-
-def _row(handover: Handover) -> tuple[int, ...]:
-    """The columns of rows handed over; of a stream whose reader rests, as if its last response were the last."""
-    kind = _FAILED if handover.failed else _WHOLE if handover.whole else _PLAIN
-    answered = handover.last_ns if handover.paused else handover.answered_ns
-    return handover.handed_ns, answered, handover.rows, kind, 0, 0, 0, 0
 
 
 def _open(passage: Passage) -> tuple[int, int, int, int]:
@@ -502,34 +534,34 @@ def _open(passage: Passage) -> tuple[int, int, int, int]:
     begun = passage.timeline.start_ns
     if passage.handovers:
         handed = passage.handovers[0].handed_ns
-        return begun, handed, handed, _NEVER
+        return begun, handed, handed, NEVER
     worked = [item.begun_ns for item in passage.items if item.begun_ns]
     # Ranks stay in order as long as clocks run: nanoseconds of a century fit between the two.
-    return begun, _NEVER, (_IN_WORK + min(worked) if worked else _WAITS + begun), _NEVER
+    return begun, NEVER, (_IN_WORK + min(worked) if worked else _WAITS + begun), NEVER
 
 
-def _guess(runs: npt.NDArray[np.int64], pace: Pace, hung_ns: int) -> None:
+def _guess(runs: Columns, pace: Pace, hung_ns: int) -> None:
     """Lays out runs that no counters cover by what answers took lately: in place. One without an answer is being
     executed until it hangs; a failed one was on its way all the time.
     """
-    rows = np.flatnonzero(runs[:, _Runs.PLACED] == 0)
+    rows = np.flatnonzero(runs[:, Runs.PLACED] == 0)
     if not rows.size:
         return
-    handed, answered, kind = (runs[rows, column] for column in (_Runs.HANDED, _Runs.ANSWERED, _Runs.KIND))
-    failed, plain = (kind == _FAILED) & (answered > 0), (kind == _PLAIN) & (answered > 0)
+    handed, answered, kind = (runs[rows, column] for column in (Runs.HANDED, Runs.ANSWERED, Runs.KIND))
+    failed, plain = (kind == FAILED) & (answered > 0), (kind == PLAIN) & (answered > 0)
     ended = np.where(answered > 0, answered - pace.back_ns - np.where(plain, pace.output_ns, 0), hung_ns)
     ended = np.where(failed, answered, np.maximum(handed, ended))
     begun = handed + pace.there_ns
     if pace.execution_ns:
         begun = np.where(plain, np.maximum(begun, ended - pace.execution_ns), begun)
     begun = np.where(failed, answered, np.minimum(begun, ended))
-    runs[rows, _Runs.THERE] = np.where(failed, answered, np.minimum(begun, handed + pace.there_ns))
-    runs[rows, _Runs.BEGUN], runs[rows, _Runs.ENDED] = begun, ended
+    runs[rows, Runs.THERE] = np.where(failed, answered, np.minimum(begun, handed + pace.there_ns))
+    runs[rows, Runs.BEGUN], runs[rows, Runs.ENDED] = begun, ended
 
 
 def _segments(
-    lines: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]], bounds: Sequence[int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    lines: Sequence[tuple[Columns, Columns]], bounds: Sequence[int]
+) -> tuple[Columns, Columns, Columns]:
     """Where the state may change, the bounds among them; the state's place in _STATES between, and how many calls are
     in preprocessing. `lines` are starts and ends of E, U, Q, H and P.
 
@@ -548,60 +580,52 @@ def _segments(
     return points[order], states, preparing
 
 
-# What is kept of a call: when it came, of which media it was (place in _MODALITIES), milliseconds of CPU of its
-# workers, what it was at after its last mark (place in _CAUSE), and its marks one after the other: the place of the
-# stage in _STAGES, when it began, when it ended. Numbers only: the collector passes over them.
-_Story = tuple[int, int, float, int, tuple[int, ...]]
-_STAGES: Final = tuple(Stage)
-_STAGE: Final = {stage: place_ for place_, stage in enumerate(_STAGES)}
-_CAUSE: Final = tuple(Cause)
-_CAUSE_PLACE: Final = {cause: place_ for place_, cause in enumerate(_CAUSE)}
-_MODALITIES: Final = (None, *Modality)
-_MODALITY: Final = {modality: place_ for place_, modality in enumerate(_MODALITIES)}
+@dataclass(frozen=True, slots=True)
+class _Story:
+    """What one call was at: when it came, of which media it was, its workers' CPU time, the stage that it was at after
+    its last mark, and its marks as in `Timeline.flat`.
+    """
+
+    begun_ns: int
+    modality: Modality | None
+    cpu_ns: int
+    last: Stage
+    flat: Sequence[int]
 
 
 def _story(passage: Passage) -> _Story:
-    """A call as numbers; of one that is not prepared yet, its item that is furthest."""
-    marks = passage.timeline.marks
-    cpu_ms = 0.0
-    for item in passage.items:
-        cpu_ms += item.cpu_ms
-    if not passage.handovers and not passage.ended_ns and passage.items:
+    """Of a call under way; where it is not prepared yet, of its item that is furthest."""
+    flat = passage.timeline.flat
+    if not passage.handovers and passage.items:
         # Its own timeline has its items' marks only at the end.
-        furthest = max(passage.items, key=lambda item: (item.begun_ns > 0, len(item.timeline.marks)))
-        marks = marks + furthest.timeline.marks
-    flat = tuple([number for stage, begun, ended in marks for number in (_STAGE[stage], begun, ended)])
-    last = _CAUSE_PLACE[_last(passage)]
-    return passage.timeline.start_ns, _MODALITY[passage.modality], cpu_ms, last, flat
-
-
-def _last(passage: Passage) -> Cause:
-    """What a call is at after its last mark. Of what a worker is at nothing is known before it reports, and most of the
-    time, and first, it decodes.
-    """
-    if passage.handovers:
-        return Cause.DELIVER
-    if passage.items:
-        if any(item.begun_ns and not item.cpu_ms for item in passage.items):
-            return Cause.DECODE
-        return Cause.DELIVER if any(item.cpu_ms for item in passage.items) else Cause.ADMIT
-    return Cause.PROBE if passage.timeline.marks else Cause.RECEIVE
+        flat = (
+            flat
+            + max(passage.items, key=lambda item: (item.begun_ns > 0, len(item.timeline.flat))).timeline.flat
+        )
+    cpu_ns = int(1e6 * sum(item.cpu_ms for item in passage.items))
+    return _Story(passage.timeline.start_ns, passage.modality, cpu_ns, STAGES[at_last(passage)], flat)
 
 
 def steps(story: _Story) -> list[tuple[int, Cause]]:
     """Until when a call was in which stage, one after the other, the last until it was prepared."""
-    at, _, _, last, flat = story
+    at = story.begun_ns
     found: list[tuple[int, Cause]] = []
-    for stage, begun, ended in sorted(zip(flat[::3], flat[1::3], flat[2::3], strict=True), key=_BEGINS):
-        cause = _CAUSES.get(_STAGES[stage])
+    for stage, begun, ended in sorted(_marks(story), key=_BEGINS):
+        cause = _CAUSES.get(stage)
         if ended <= at or cause is None:
             continue
         if begun > at:
-            found.append((begun, _PAUSES[_STAGES[stage]]))
+            found.append((begun, _PAUSES[stage]))
         found.append((ended, cause))
         at = ended
-    found.append((_NEVER, _CAUSE[last]))
+    found.append((NEVER, _CAUSES[story.last]))
     return found
+
+
+def _marks(story: _Story) -> Iterator[Mark]:
+    flat = story.flat
+    for place_, begun, ended in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+        yield STAGES[place_], begun, ended
 
 
 _BEGINS: Final = operator.itemgetter(1)
@@ -619,7 +643,7 @@ def _charge_to(
     What passed in a worker is charged to all that its worker did, by how long each took: one thread does it back to
     back, so whichever was longest is what the call is late for, and not the one that happened to come last.
     """
-    found, modality = steps(story), _MODALITIES[story[1]]
+    found, modality = steps(story), story.modality
     number, at, worked = bisect_right(found, begun_ns, key=operator.itemgetter(0)), begun_ns, 0
     while at < ended_ns:
         until, cause = found[number]
@@ -635,25 +659,25 @@ def _charge_to(
     if not worked:
         return
     parts: Counter[Cause] = Counter()
-    for stage, begun, ended in zip(*(story[4][of::3] for of in range(3)), strict=True):
-        if (cause_ := _CAUSES.get(_STAGES[stage])) is not None and cause_ in _WORKED:
+    for stage, begun, ended in _marks(story):
+        if (cause_ := _CAUSES.get(stage)) is not None and cause_ in _WORKED:
             parts[cause_] += ended - begun
     whole = parts.total()
     if throttled:
         # A worker was off the cores for so much of its time; how much of that was the quota's is known for all only.
-        off = max(0.0, 1 - story[2] * 1e6 / whole) if whole and story[2] else throttled
+        off = max(0.0, 1 - story.cpu_ns / whole) if whole and story.cpu_ns else throttled
         lost = int(min(throttled, off) * worked)
         charged[Cause.THROTTLED, modality] += lost
         worked -= lost
     if not whole:
-        charged[Cause.DECODE, modality] += worked  # nothing is known of it yet; see _last
+        charged[Cause.DECODE, modality] += worked  # nothing is known of it yet; see at_last
     for cause, spent in parts.items():
         charged[cause, modality] += worked * spent // whole
 
 
 def place(
-    runs: npt.NDArray[np.int64], before: Counters, after: Counters, trip: Trip, free_ns: int
-) -> tuple[npt.NDArray[np.int64], list[tuple[int, int, int]], Pace]:
+    runs: Columns, before: Counters, after: Counters, trip: Trip, free_ns: int
+) -> tuple[Columns, list[tuple[int, int, int]], Pace]:
     """Lays out runs that were answered between two readings of the server's counters; gives also the executions
     (begun, ended, rows), and what the answers were made of.
 
@@ -665,19 +689,19 @@ def place(
     as long as the server counted, and the way there. What all answers have in common is the way there too: `Pace` has
     it for the next reading.
     """
-    runs = runs[np.argsort(runs[:, _Runs.ANSWERED], kind="stable")]
-    handed, answered = runs[:, _Runs.HANDED], runs[:, _Runs.ANSWERED]
+    runs = runs[np.argsort(runs[:, Runs.ANSWERED], kind="stable")]
+    handed, answered = runs[:, Runs.HANDED], runs[:, Runs.ANSWERED]
     requests = after.requests - before.requests
     output = (after.output_ns - before.output_ns) // requests
     mean = (after.compute_ns - before.compute_ns) // requests
     queue = (after.queue_ns - before.queue_ns) / requests
     groups = _groups(answered, after.executions - before.executions)
     firsts = np.flatnonzero(np.diff(groups, prepend=-1))
-    rows = np.add.reduceat(runs[:, _Runs.ROWS], firsts)
+    rows = np.add.reduceat(runs[:, Runs.ROWS], firsts)
     took = _took(rows, before, after, mean)
     ready = (np.maximum.reduceat(handed, firsts) + trip.there_ns).tolist()
     told = (answered[firsts] - output).tolist()
-    ends, is_serial, least_ns = [], free_ns > 0, _NEVER
+    ends, is_serial, least_ns = [], free_ns > 0, NEVER
     for ready_ns, told_ns, took_ns in zip(ready, told, took.tolist(), strict=True):
         late_ns = told_ns - max(ready_ns, free_ns) - took_ns
         least_ns = min(least_ns, late_ns)
@@ -693,9 +717,9 @@ def place(
     ended = np.maximum(handed, ends_[groups])
     begun = np.maximum(handed, ended - took[groups])
     there = max(0, int(float((begun - handed).mean()) - queue))
-    runs[:, _Runs.BEGUN], runs[:, _Runs.ENDED] = begun, ended
-    runs[:, _Runs.THERE] = np.minimum(begun, handed + there)
-    runs[:, _Runs.PLACED] = 1
+    runs[:, Runs.BEGUN], runs[:, Runs.ENDED] = begun, ended
+    runs[:, Runs.THERE] = np.minimum(begun, handed + there)
+    runs[:, Runs.PLACED] = 1
     executed = zip(begun[firsts].tolist(), ended[firsts].tolist(), rows.tolist(), strict=True)
     extra = max(0, trip.extra_ns + least_ns - trip.back_ns - max(0, int(queue - before_ns)))
     return runs, list(executed), Pace(there, mean, output, trip.back_ns, extra)
@@ -725,7 +749,7 @@ def trip(rtts_ns: Sequence[int], extra_ns: int, throttled: float) -> Trip:
     return Trip(int(0.8 * ordered[len(ordered) // 2]) + extra_ns, extra_ns, back, max(back, most))
 
 
-def _groups(answered: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+def _groups(answered: Columns, count: int) -> Columns:
     """To which of `count` groups each answer belongs, counted from 0: cut at the widest gaps between them."""
     groups = np.zeros(answered.size, np.int64)
     cuts = min(max(1, count), answered.size) - 1
@@ -735,7 +759,7 @@ def _groups(answered: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64
     return np.cumsum(groups)
 
 
-def _took(rows: npt.NDArray[np.int64], before: Counters, after: Counters, mean: int) -> npt.NDArray[np.int64]:
+def _took(rows: Columns, before: Counters, after: Counters, mean: int) -> Columns:
     """How long executions of so many rows took between two readings, on average; `mean` where there was none."""
     known = {size: spent // count for size, (count, spent) in _grown(before, after).items()}
     return np.array([known.get(size, mean) for size in rows.tolist()], np.int64)

@@ -34,9 +34,14 @@ class Stage(enum.Enum):
 Mark = tuple[Stage, int, int]
 """A stage, and the nanoseconds of the monotonic clock at which it began and ended."""
 
-# Marks that a timeline keeps one by one. A call has about ten; a stream of a thousand tokens would have thousands,
-# and of those only the sums are kept.
-_MOST_MARKS: Final = 32
+STAGES: Final = tuple(Stage)
+"""In the path's order."""
+PLACES: Final = {stage: place for place, stage in enumerate(STAGES)}
+"""Where each stage is among them."""
+
+# Of marks that a timeline keeps one by one, three each. A call has about ten marks; a stream of a thousand tokens
+# would have thousands, and of those only the sums are kept.
+_MOST_NUMBERS: Final = 3 * 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +56,36 @@ class Timings:
         return self.total_ns - sum(self.stages.values())
 
 
+def _no_time() -> list[int]:
+    return [0] * len(STAGES)
+
+
 @dataclass(slots=True)
 class Timeline:
     """Collects which stage was when, from `start_ns` on the monotonic clock.
 
-    `spent` sums all marks, nanoseconds a stage; `marks` are the first of them, in the order in which they ended.
+    Numbers only, for the collector passes over them: `sums` has nanoseconds of all marks by stage, in STAGES' order;
+    `flat` has the first marks one after the other, three numbers each: the stage's place in STAGES, its beginning, its
+    end.
     """
 
     start_ns: int = field(default_factory=time.monotonic_ns)
-    spent: dict[Stage, int] = field(default_factory=dict)
-    marks: list[Mark] = field(default_factory=list)
+    sums: list[int] = field(default_factory=_no_time)
+    flat: list[int] = field(default_factory=list)
+
+    @property
+    def spent(self) -> dict[Stage, int]:
+        """Nanoseconds by stage, of all marks; stages that took none are left out."""
+        return {stage: spent for stage, spent in zip(STAGES, self.sums, strict=True) if spent}
+
+    @property
+    def marks(self) -> list[Mark]:
+        """The first marks, in the order in which they ended."""
+        flat = self.flat
+        return [
+            (STAGES[place], begun, ended)
+            for place, begun, ended in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+        ]
 
     @contextmanager
     def measure(self, stage: Stage) -> Iterator[None]:
@@ -73,9 +98,10 @@ class Timeline:
 
     def add(self, stage: Stage, begun_ns: int, ended_ns: int) -> None:
         """Counts time measured elsewhere to `stage`."""
-        self.spent[stage] = self.spent.get(stage, 0) + ended_ns - begun_ns
-        if len(self.marks) < _MOST_MARKS:
-            self.marks.append((stage, begun_ns, ended_ns))
+        place = PLACES[stage]
+        self.sums[place] += ended_ns - begun_ns
+        if len(self.flat) < _MOST_NUMBERS:
+            self.flat += (place, begun_ns, ended_ns)
 
     def include(self, marks: Iterable[Mark]) -> None:
         """Counts marks made elsewhere, such as in a worker, here too."""
@@ -84,4 +110,4 @@ class Timeline:
 
     def snapshot(self) -> Timings:
         """Freezes what was seen so far; the total runs from the start to now."""
-        return Timings(dict(self.spent), time.monotonic_ns() - self.start_ns)
+        return Timings(self.spent, time.monotonic_ns() - self.start_ns)

@@ -119,6 +119,11 @@ class Bell:
         """Whether the next look decides."""
         return self._before and not self.since_ns
 
+    @property
+    def rests(self) -> bool:
+        """Whether it does not ring, and nothing points to its beginning to."""
+        return not self._before and not self.since_ns
+
     def look(self, latest: Booked, now_ns: int) -> bool:
         """Takes a look at the last half of a second; whether the bell rings now."""
         span = latest.span_ns

@@ -1,4 +1,4 @@
-"""The one who watches: it settles the accounts at every turn, and keeps the last minute.
+"""The one who watches: it settles the accounts turn by turn, and keeps the last minute.
 
 What is made of calls once they ended is made here: numbers at once, and off the path accounts, and what sinks make of
 them (log lines, spans). It asks the model server what it counted while there is something to count, and waits for no
@@ -10,10 +10,13 @@ Runs on the event loop of the path, in pieces of less than a millisecond.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
+import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Protocol, TypeVar
 
@@ -26,6 +29,8 @@ from sidecar.observe.demand import Demand
 from sidecar.observe.gpus import Gpu, Gpus, disagreement
 from sidecar.observe.journal import Arrival, Journal, Passage
 from sidecar.observe.machine import Machine, Spell, Usage, between, joined
+from sidecar.observe.notes import Noted, Notes
+from sidecar.observe.notes import joined as joined_notes
 from sidecar.observe.picture import Fleet, Picture, UpstreamView, WorkerView
 from sidecar.observe.starvation import Account, Booked, Cause, Counters, State, share, summed
 from sidecar.observe.timings import Timeline
@@ -39,6 +44,13 @@ T = TypeVar("T")
 # the second look in a row that finds its half second starved: within 1.6 s.
 _TURN_S: Final = 0.75
 _SOON_S: Final = 0.5
+# A look is a glance, for the bell alone, while nobody wants to know more; accounts are settled after so many calls and
+# so long at most, for a turn costs as much as noting some hundred calls. While a bell rings only its end is awaited.
+_CALM_NS: Final = 5_000_000_000
+_MOST_NOTED: Final = 1024
+_RINGING_NS: Final = 2_000_000_000
+# For who asks from another thread.
+_PATIENCE_S: Final = 1.0
 # An answer that is out for longer may be one of a server that hangs.
 _LONG_NS: Final = 400_000_000
 # How long the model server may take to say what it counted before a turn goes on without.
@@ -122,6 +134,7 @@ class _Upstream:
     starved: Counter[tuple[Cause, Modality | None]] = field(default_factory=Counter)
     fill_ns: float = 0.0
     uncounted_ns: int = 0
+    glanced_ns: int = 0
     asking: asyncio.Task[None] | None = None
 
     def window(self, now_ns: int, span_ns: int) -> Booked:
@@ -165,27 +178,48 @@ class Watcher:
         self._gpu_looking: asyncio.Task[None] | None = None
         self._upstreams: dict[str, _Upstream] = {}
         self._asked_last = ""
-        self._demand = Demand()
+        self._notes: defaultdict[str, Notes] = defaultdict(Notes)
+        self._noted: list[Noted] = []
         self._demands: deque[tuple[int, Demand]] = deque()
         self._spells: deque[tuple[int, Spell]] = deque()
         self._usages: deque[Usage] = deque()
         self._throttled = 0.0
         self._drawn: dict[float, Picture] = {}
+        self._busy = False
+        self._listeners = 0
         self._turned = asyncio.Event()
+        self._turned_ns = 0
+        self._turning = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._task: asyncio.Task[None] | None = None
         self.spent_ns = 0
         self.turns = 0
 
     def note(self, passage: Passage) -> None:
         """Takes in a call that ended; for the journal, at each call's end."""
-        self._demand.take((passage,), _EXPRESS_BELOW_MS)
-        if (each := self._upstreams.get(passage.upstream)) is not None:
-            each.account.enter(passage)
-            self._asked_last = passage.upstream
+        if (notes := self._notes[passage.upstream]).take(passage):
+            begun = time.thread_time_ns()
+            notes.lay()
+            self.spent_ns += time.thread_time_ns() - begun
+        self._asked_last = passage.upstream or self._asked_last
+
+    def _absorb(self, upstream: str) -> None:
+        """Tells a model's account of calls that ended since."""
+        if notes := self._notes.get(upstream):
+            noted = notes.drain()
+            self._noted.append(noted)
+            if upstream in self._upstreams:
+                self._upstreams[upstream].account.absorb(noted)
+
+    def _absorb_all(self) -> None:
+        for upstream in self._notes:
+            self._absorb(upstream)
 
     def open(self) -> None:
         """Begins to watch, on the running loop."""
         self._journal.takers.append(self.note)
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         now_ns = time.monotonic_ns()
         self._know(self._facts(), now_ns)
         self._look_around(Demand(), now_ns)
@@ -202,13 +236,61 @@ class Watcher:
         self._sink(self._journal.take_ended())
 
     async def _watch(self) -> None:
-        """Turn after turn. One that fails is told, and the next one comes."""
+        """Look after look: a turn where somebody wants to know or it is time, else a glance."""
         while True:
             await asyncio.sleep(_SOON_S if self._is_tense() else _TURN_S)
+            if self._is_due():
+                await self.fresh()
+            else:
+                self._glance()
+
+    async def fresh(self) -> None:
+        """Returns when what is to be seen is as fresh as can be. A turn that fails is told, and the next one comes."""
+        async with self._turning:
+            if time.monotonic_ns() - self._turned_ns < _TURN_S / 2 * 1e9:
+                return
             try:
                 await self._turn()
             except Exception:
                 log.exception("watching failed; the path goes on without")
+
+    def refresh(self) -> None:
+        """The same for observers on other threads; they do not wait long for it."""
+        if threading.get_ident() == self._thread or self._loop is None:
+            return
+        with suppress(RuntimeError, concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            asyncio.run_coroutine_threadsafe(self.fresh(), self._loop).result(_PATIENCE_S)
+
+    def _is_due(self) -> bool:
+        """Whether it is time for a turn: somebody waits for one, an alarm or a hang may be on its way, demand comes,
+        much has happened, or nothing was settled for long.
+        """
+        if self._listeners or self._is_tense() or time.monotonic_ns() - self._turned_ns > _CALM_NS:
+            return True
+        busy = bool(self._journal.under_way or self._journal.arriving or any(self._notes.values()))
+        comes, self._busy = busy and not self._busy, busy
+        noted = sum(len(each.calls) for each in self._noted) + sum(map(len, self._notes.values()))
+        return comes or noted > _MOST_NOTED
+
+    def _glance(self) -> None:
+        """Looks for the beginning of an alarm, or more seldom for its end; settles nothing."""
+        begun, now_ns = time.thread_time_ns(), time.monotonic_ns()
+        self._sink(self._journal.take_ended())
+        looks = [
+            name
+            for name, each in self._upstreams.items()
+            if not each.bell.since_ns or now_ns - each.glanced_ns > _RINGING_NS
+        ]
+        if looks:
+            under_way = self._under_way()
+            for name in looks:
+                self._absorb(name)
+                each = self._upstreams[name]
+                if each.bell.rests and each.account.rests and not under_way[name]:
+                    continue
+                each.latest, each.glanced_ns = each.account.glance(now_ns, under_way[name]), now_ns
+                self._ring(name, each, now_ns)
+        self.spent_ns += time.thread_time_ns() - begun
 
     @property
     def dropped(self) -> int:
@@ -216,8 +298,12 @@ class Watcher:
         return self._journal.dropped
 
     async def turned(self) -> None:
-        """Returns when there is something new to see."""
-        await self._turned.wait()
+        """Returns when there is something new to see; while somebody waits here, that is soon."""
+        self._listeners += 1
+        try:
+            await self._turned.wait()
+        finally:
+            self._listeners -= 1
 
     def lacked(self, upstream: str, begun_ns: int, ended_ns: int) -> float | None:
         """The part of an interval of the last minute in which a model lacked input, 0 to 1: for want of demand, or
@@ -349,7 +435,10 @@ class Watcher:
         now_ns = time.monotonic_ns()
         facts = self._facts()
         self._know(facts, now_ns)
-        demand, self._demand = self._demand, Demand()
+        self._absorb_all()
+        demand = Demand()
+        demand.count(joined_notes(self._noted), _EXPRESS_BELOW_MS)
+        self._noted.clear()
         self._demands.append((now_ns, demand))
         self._look_around(demand, now_ns)
         self._sink(self._journal.take_ended())
@@ -358,13 +447,14 @@ class Watcher:
         begun = time.thread_time_ns()
         self._settle()
         self.turns += 1
+        self._turned_ns = time.monotonic_ns()
         self._drawn.clear()
         self._turned.set()
         self._turned = asyncio.Event()
         self.spent_ns += time.thread_time_ns() - begun
 
     def _sink(self, ended: Sequence[Passage]) -> None:
-        for sink in self._sinks:
+        for sink in self._sinks if ended else ():
             try:
                 sink(ended)
             except Exception:
@@ -423,6 +513,7 @@ class Watcher:
             each.asking = None
 
     def _settle(self) -> None:
+        self._absorb_all()
         now_ns = time.monotonic_ns()
         until_ns = now_ns - _SETTLED_NS
         for arrival in self._journal.arriving:  # the first is the oldest

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from sidecar.errors import SidecarError
 from sidecar.media import Modality
 from sidecar.observe.journal import Passage
+from sidecar.observe.notes import Noted, Notes
 from sidecar.observe.timings import Mark, Timeline
 from sidecar.observe.trace_context import TraceContext
 from sidecar.walk import Item
@@ -57,3 +58,11 @@ def passage(
 def calls(reasons: Iterable[str]) -> list[Passage]:
     """One that ended so for each of them."""
     return [passage(reason=reason) for reason in reasons]
+
+
+def noted(*ended: Passage) -> Noted:
+    """Calls as they are noted, in this order."""
+    notes = Notes()
+    for each in ended:
+        notes.take(each)
+    return notes.drain()

@@ -12,14 +12,14 @@ from sidecar.media import Modality
 from sidecar.observe.demand import Demand
 from sidecar.observe.journal import Passage
 from sidecar.observe.timings import Stage
-from tests.observe.passages import START_NS, item, passage
+from tests.observe.passages import START_NS, item, noted, passage
 
 EXPRESS_BELOW_MS = 4.0
 
 
 def taken(*ended: Passage) -> Demand:
     demand = Demand()
-    demand.take(ended, EXPRESS_BELOW_MS)
+    demand.count(noted(*ended), EXPRESS_BELOW_MS)
     return demand
 
 

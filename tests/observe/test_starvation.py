@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from itertools import pairwise
 
 import numpy as np
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from sidecar.media import Modality
 from sidecar.observe.journal import Handover, Passage
 from sidecar.observe.starvation import Account, Booked, Cause, Counters, State, summed
-from sidecar.observe.timings import Mark, Stage, Timeline
-from tests.observe.passages import item, passage
+from sidecar.observe.timings import Mark, Stage
+from tests.observe.passages import item, noted, passage
 
 MS = 1_000_000
 START = 10_000 * MS
@@ -75,14 +76,18 @@ def counted(
     )
 
 
+def enter(made: Account, *calls: Passage) -> None:
+    """These ended, in this order."""
+    made.absorb(noted(*calls))
+
+
 def account(
     *calls: Passage, took_ms: float = 0.0, queued_ms: float = 0.0, executions: int | None = None
 ) -> Account:
     """An account of calls that all were answered by 1000 ms, with a server that counts."""
     made = Account(START)
     made.count(counted(0, 0, 0))
-    for each in calls:
-        made.enter(each)
+    enter(made, *calls)
     answered = sum(len(each.handovers) for each in calls)
     if took_ms:
         made.count(counted(1000, answered, took_ms, queued_ms=queued_ms, executions=executions))
@@ -111,6 +116,27 @@ PREPARED = (
     (Stage.TRANSFORM, 18),
     (Stage.PACK, 20),
 )
+
+
+class TestGlances:
+    def test_a_glance_sees_the_last_half_second_as_settling_would(self) -> None:
+        calls = [call(50 * n, (Stage.DECODE, 50 * n + 30), answered_ms=50 * n + 45) for n in range(20)]
+        glanced = account(*calls, took_ms=10).glance(START + 990 * MS)
+        _, _, latest = account(*calls, took_ms=10).settle(START, START + 990 * MS)
+        assert glanced == latest
+
+    def test_a_glance_settles_nothing(self) -> None:
+        made = account(call(0, *PREPARED, answered_ms=40), took_ms=15)
+        made.glance(START + 400 * MS)
+        assert ms(settled(made, 100)) == ms(
+            settled(account(call(0, *PREPARED, answered_ms=40), took_ms=15), 100)
+        )
+
+    def test_calls_under_way_are_seen(self) -> None:
+        assert Account(START).glance(START + 600 * MS, [under_way(0)]).states == {State.IDLE_PREP: 500 * MS}
+
+    def test_nobody_asks_and_that_is_all(self) -> None:
+        assert Account(START).glance(START + 600 * MS).states == {State.IDLE_DEMAND: 500 * MS}
 
 
 class TestStates:
@@ -155,7 +181,7 @@ class TestStates:
 
     def test_a_server_that_does_not_count_is_busy_from_hand_over_to_answer(self) -> None:
         made = Account(START)
-        made.enter(call(0, *PREPARED, answered_ms=50))
+        enter(made, call(0, *PREPARED, answered_ms=50))
         assert ms(settled(made, 60)) == {State.IDLE_PREP: 20, State.BUSY: 30, State.IDLE_DEMAND: 10}
 
     def test_executions_of_one_batch_count_once(self) -> None:
@@ -173,7 +199,7 @@ class TestStates:
 
     def test_a_restarted_server_that_counts_from_nothing_again_does_no_harm(self) -> None:
         made = account(call(0, *PREPARED, answered_ms=40), took_ms=15)
-        made.enter(call(1100, (Stage.DECODE, 1110), answered_ms=1130))
+        enter(made, call(1100, (Stage.DECODE, 1110), answered_ms=1130))
         made.count(counted(1200, 0, 0))
         assert sum(settled(made, 1200).states.values()) == 1200 * MS
 
@@ -217,8 +243,11 @@ class TestHanging:
         made = account(*quick, took_ms=3)
         # From 1000 ms on, one caller after the other waits 600 ms and leaves; none is answered.
         for n in range(10):
-            made.enter(
-                call(1000 + 300 * n, (Stage.RECEIVE, 1001 + 300 * n), answered_ms=1600 + 300 * n, failed=True)
+            enter(
+                made,
+                call(
+                    1000 + 300 * n, (Stage.RECEIVE, 1001 + 300 * n), answered_ms=1600 + 300 * n, failed=True
+                ),
             )
         waits = [under_way(4000, handed_ms=4001)]
         _, ahead, _ = made.settle(START + 1000 * MS, START + 4500 * MS, waits)
@@ -227,8 +256,8 @@ class TestHanging:
     def test_an_answer_ends_the_silence(self) -> None:
         quick = [call(10 * n, (Stage.DECODE, 10 * n + 5), answered_ms=10 * n + 9) for n in range(20)]
         made = account(*quick, took_ms=3)
-        made.enter(call(1000, (Stage.RECEIVE, 1001), answered_ms=2500, failed=True))
-        made.enter(call(2600, (Stage.DECODE, 2610), answered_ms=2620))
+        enter(made, call(1000, (Stage.RECEIVE, 1001), answered_ms=2500, failed=True))
+        enter(made, call(2600, (Stage.DECODE, 2610), answered_ms=2620))
         _, ahead, _ = made.settle(START + 2500 * MS, START + 3000 * MS, [under_way(2700, handed_ms=2710)])
         assert State.HUNG not in ms(ahead)
 
@@ -332,7 +361,7 @@ class TestBatches:
     def test_rows_of_which_no_counters_tell_are_counted_by_their_answers(self) -> None:
         made = Account(START)
         for n in range(3):
-            made.enter(call(100 * n, (Stage.DECODE, 100 * n + 20), answered_ms=100 * n + 80, rows=2))
+            enter(made, call(100 * n, (Stage.DECODE, 100 * n + 20), answered_ms=100 * n + 80, rows=2))
         assert [settled(made, until).rows for until in (100, 500, 900)] == [2, 4, 0]
 
     def test_calls_without_number_that_are_prepared_are_prepared_and_nothing_else(self) -> None:
@@ -347,6 +376,18 @@ class TestBatches:
         sizes = {1: (10, 120 * MS), 4: (10, 180 * MS)}
         made.count(Counters(START + 500 * MS, RTT, 50, 50, 20, 0, 300 * MS, 0, sizes))
         assert made.ceiling(Booked(START, START)) == pytest.approx(8 / 0.026)
+        assert (
+            made.ceiling(Booked(START + 600 * MS, START + 700 * MS)) == 0
+        )  # of that interval nothing is known
+
+    @pytest.mark.parametrize(("target_rows", "expected"), [(0, 100), (1, 100), (8, 0)])
+    def test_batches_of_one_size_say_nothing_of_fuller_ones(self, target_rows: int, expected: float) -> None:
+        made = account(
+            *[call(20 * n, (Stage.DECODE, 20 * n + 5), answered_ms=20 * n + 16) for n in range(10)],
+            took_ms=10,
+        )
+        made.target_rows = target_rows
+        assert made.ceiling(settled(made, 1000)) == pytest.approx(expected)
 
     def test_with_one_size_it_is_what_was_done_while_busy(self) -> None:
         made = account(
@@ -426,6 +467,6 @@ def test_settling_in_pieces_gives_the_same_as_at_once(calls: list[Passage], took
 
 def test_a_timeline_is_read_and_never_changed() -> None:
     one = call(0, *PREPARED, answered_ms=40)
-    before = Timeline(one.timeline.start_ns, dict(one.timeline.spent), list(one.timeline.marks))
+    before = deepcopy(one.timeline)
     settled(account(one, took_ms=15), 100)
     assert one.timeline == before

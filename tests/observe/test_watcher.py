@@ -231,6 +231,59 @@ async def test_the_bell_looks_at_the_last_half_second_whatever_holds_the_settlin
     assert latest.span_ns == pytest.approx(500 * MS, abs=MS)
 
 
+async def test_while_nobody_looks_little_is_settled_and_who_asks_sees_all() -> None:
+    journal = Journal(queues=False)
+    watcher = Watcher(VerdictConfig(), journal, Around())
+    watcher.open()
+    for _ in range(30):
+        call(journal)
+        await asyncio.sleep(0.01)
+    turned = watcher.turns
+    await watcher.fresh()
+    demand = watcher.picture().demand
+    await watcher.close()
+    assert turned < 6  # as it began, as demand came, as the bell was about to ring
+    assert watcher.turns == turned + 1
+    assert demand.calls == 30
+
+
+async def test_many_calls_are_settled_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchers, "_MOST_NOTED", 10)
+    journal = Journal(queues=False)
+    watcher = Watcher(VerdictConfig(), journal, Around())
+    watcher.open()
+    async with asyncio.timeout(10):
+        while watcher.turns < 4:
+            for _ in range(20):
+                call(journal)
+            await asyncio.sleep(0.01)
+    await watcher.close()
+
+
+async def test_an_alarm_is_raised_though_nobody_looks() -> None:
+    journal = Journal(queues=False)
+    watcher = Watcher(VerdictConfig(), journal, Around())
+    watcher.open()
+    journal.begin(Passage("infer", "clip", "model", Modality.IMAGE, Timeline(time.monotonic_ns()), (), []))
+    async with asyncio.timeout(10):
+        while not watcher.totals()["model"].alarm:  # noqa: ASYNC110 - a bell is no event
+            await asyncio.sleep(0.01)
+    await watcher.close()
+
+
+async def test_an_observer_on_another_thread_sees_what_is_fresh() -> None:
+    journal = Journal(queues=False)
+    watcher = Watcher(VerdictConfig(), journal, Around())
+    watcher.open()
+    await turns(watcher, 1)
+    turned = watcher.turns
+    await asyncio.sleep(0.02)
+    await asyncio.to_thread(watcher.refresh)
+    assert watcher.turns > turned
+    watcher.refresh()  # on the loop's own thread nobody can wait for it
+    await watcher.close()
+
+
 async def test_its_own_cpu_time_is_counted() -> None:
     watcher = Watcher(VerdictConfig(), Journal(queues=False), Around())
     watcher.open()
