@@ -45,9 +45,9 @@ from sidecar.recipes.recipe import Recipe
 from sidecar.stages import fourier, kernels
 from sidecar.stages.admit.cost import CostModel, Quote
 from sidecar.stages.probe import probe
+from sidecar.workers.budget import memory_limit
 from sidecar.workers.calibrate import calibrate
 from sidecar.workers.heap import keep_blocks
-from sidecar.workers.memory import memory_limit
 from sidecar.workers.worker import Done, Job, Outlet, work
 from testbed.parity import FAMILY_CONFIGS, Keys, published
 

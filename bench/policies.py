@@ -36,6 +36,9 @@ class Fifo:
         self._waiting: dict[Modality, dict[Work, int]] = {modality: {} for modality in Modality}
         self._running: dict[Work, int] = {}
 
+    def resize(self, cores: int, express: int) -> None:
+        """None of these policies asks how many there are."""
+
     @property
     def inside(self) -> int:
         """Items in the queue and under way."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench import verdict_tables
+from bench import plan_tables, verdict_tables
 from bench.chart import Group, Panel, bars, curves
 
 Result = Mapping[str, Any]
@@ -479,6 +479,10 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "verdict_overhead": ("verdict", verdict_tables.overhead),
     "verdict_targets": ("verdict", verdict_tables.targets),
     "verdict_short": ("verdict", verdict_tables.short),
+    "plan_sweep": ("plan", plan_tables.sweep),
+    "plan_targets": ("plan", targets),
+    "tuner_settles": ("tuner", plan_tables.settles),
+    "tuner_targets": ("tuner", targets),
     "recipes": ("recipes", recipes),
     "recipes_short": ("recipes", recipes_short),
     "recipes_families": ("recipes", recipes_families),

@@ -23,7 +23,7 @@ from sidecar.deadline import Deadline
 from sidecar.media import DataType, Tensor
 from sidecar.stages.deliver.triton import TritonConfig, TritonUpstream
 from sidecar.stages.deliver.upstream import Call
-from sidecar.workers.memory import memory_limit
+from sidecar.workers.budget import memory_limit
 
 # Calls are made in blocks of one size, in turns, so that a machine's moods meet all sizes; the first ones of a
 # block find the caches as the last size left them, and are not counted.

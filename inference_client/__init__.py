@@ -96,6 +96,7 @@ from inference_client.errors import (
 )
 from inference_client.hedges import Hedges
 from inference_client.items import Item, MediaItem, audio, image, media
+from inference_client.plan import BudgetBound, PlanChange, PlanNumber, ThreadPlan
 from inference_client.results import (
     AudioInfo,
     Batch,
@@ -128,6 +129,7 @@ __all__ = [
     "AudioInfo",
     "BadReply",
     "Batch",
+    "BudgetBound",
     "CallCancelled",
     "CallOptions",
     "CallerError",
@@ -169,6 +171,8 @@ __all__ = [
     "ModelMismatch",
     "ModelState",
     "Overloaded",
+    "PlanChange",
+    "PlanNumber",
     "Prepared",
     "PreprocessOptions",
     "Priority",
@@ -187,6 +191,7 @@ __all__ = [
     "StreamOptions",
     "StreamOutputs",
     "TensorSpec",
+    "ThreadPlan",
     "TransportError",
     "Unaffordable",
     "UnknownModel",

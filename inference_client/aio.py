@@ -52,6 +52,7 @@ from inference_client.errors import CallCancelled, SidecarError
 from inference_client.hedges import Answered, Ended, Failed, Hedger, Hedges, Lines, Pause, Send, Steps, Wait
 from inference_client.held import AsyncHeld, held_rpcs
 from inference_client.items import MediaItem, are_at_hand, listed
+from inference_client.plan import ThreadPlan
 from inference_client.replies import StreamReader
 from inference_client.results import (
     Batch,
@@ -285,6 +286,20 @@ class AsyncClient:
         itself. With waiting for a request it takes up to twice that and 12 s: give a long one a `timeout`.
         """
         return await self._send(self._calls.self_check(model, seconds), self._until(timeout))
+
+    async def thread_plan(self, *, timeout: float | None = None) -> ThreadPlan:
+        """How many processes and threads each kind of work has in the sidecar, and why; `print` tells it."""
+        return await self._send(self._calls.thread_plan(), self._until(timeout))
+
+    async def set_thread_plan(
+        self, numbers: Mapping[str, int | None], *, timeout: float | None = None
+    ) -> ThreadPlan:
+        """Sets numbers of the plan, by the settings' names (`threads.image`); None gives one back to the settings.
+
+        They are in force at once, without a request's notice, until the settings say otherwise or the sidecar restarts.
+        Raises InvalidRequest for numbers that cannot be, with the reason; then nothing is changed.
+        """
+        return await self._send(self._calls.set_thread_plan(numbers), self._until(timeout))
 
     async def close(self) -> None:
         """Closes the connection; calls under way end as CallCancelled."""

@@ -21,6 +21,7 @@ from inference_client.ask import Asking
 from inference_client.diagnosis import Diagnosis, SelfCheck
 from inference_client.errors import InvalidInput, ModelMismatch, SidecarError
 from inference_client.items import Item, MediaItem, as_item, listed
+from inference_client.plan import ThreadPlan
 from inference_client.results import (
     Batch,
     Estimate,
@@ -336,6 +337,18 @@ class Calls:
         request = diagnostics_pb2.SelfCheckRequest(model=model, seconds=seconds)
         return Call("SelfCheck", model, request, replies.self_check)
 
+    def thread_plan(self) -> Call[ThreadPlan]:
+        return Call("GetThreadPlan", "", diagnostics_pb2.GetThreadPlanRequest(), replies.thread_plan)
+
+    def set_thread_plan(self, numbers: Mapping[str, int | None]) -> Call[ThreadPlan]:
+        request = diagnostics_pb2.SetThreadPlanRequest(
+            unset=[name for name, number in numbers.items() if number is None]
+        )
+        for name, number in numbers.items():
+            if number is not None:
+                request.numbers[name] = _number(name, number)
+        return Call("SetThreadPlan", "", request, replies.thread_plan)
+
     def must_learn(self, model: str, inputs: Mapping[str, InputValue] | None) -> bool:
         """Whether the model's declaration is needed for these inputs and not known yet."""
         return bool(inputs) and model not in self._inputs
@@ -463,3 +476,10 @@ def _read_tokens(reply: preprocessor_pb2.GetModelResponse) -> list[int]:
 
 def _read_model(reply: preprocessor_pb2.GetModelResponse) -> Model:
     return replies.model(reply.model)
+
+
+def _number(name: str, number: int) -> int:
+    """A number of a plan as it can be sent. Raises ValueError for one that cannot."""
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 31:
+        raise ValueError(f"{name} is {number!r}: give a whole number, 0 or more, or None to give it back")
+    return number

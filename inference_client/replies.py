@@ -31,6 +31,7 @@ from inference_client.diagnosis import (
 )
 from inference_client.errors import BadReply, SidecarError
 from inference_client.failures import from_problem
+from inference_client.plan import BudgetBound, PlanChange, PlanNumber, ThreadPlan
 from inference_client.results import (
     AudioInfo,
     Batch,
@@ -329,6 +330,24 @@ def self_check(message: diagnostics_pb2.SelfCheckResponse) -> SelfCheck:
         starved_by_accounts=message.starved_by_accounts,
         agree=message.agree,
         summary=message.summary,
+    )
+
+
+def thread_plan(
+    message: diagnostics_pb2.GetThreadPlanResponse | diagnostics_pb2.SetThreadPlanResponse,
+) -> ThreadPlan:
+    plan = message.plan
+    return ThreadPlan(
+        budget_cores=plan.budget_cores,
+        budget_memory_bytes=plan.budget_memory_bytes,
+        numbers=tuple(PlanNumber(each.name, each.number, each.is_set, each.why) for each in plan.numbers),
+        bounds=tuple(
+            BudgetBound(each.what, cores=each.cores)
+            if each.WhichOneof("allows") == "cores"
+            else BudgetBound(each.what, memory_bytes=each.memory_bytes)
+            for each in plan.bounds
+        ),
+        changes=tuple(PlanChange(each.ago_s, each.why, each.plan) for each in plan.changes),
     )
 
 

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from threadpoolctl import threadpool_limits
 
@@ -36,7 +37,7 @@ from sidecar.prepare import Preparer
 from sidecar.reuse.replays import Replays
 from sidecar.reuse.shared import Shared
 from sidecar.self_check import SelfCheck
-from sidecar.settings import Settings
+from sidecar.settings import Settings, changed_keys
 from sidecar.stages.admit.cost import CostModel
 from sidecar.stages.admit.credits import Credits
 from sidecar.stages.admit.gate import Gate, GateConfig, choose_memory_bytes
@@ -44,13 +45,15 @@ from sidecar.stages.admit.lanes import Lanes
 from sidecar.stages.admit.turns import Asker, Turns
 from sidecar.stages.deliver.triton import TritonUpstream
 from sidecar.surroundings import Surroundings
+from sidecar.workers.budget import Budget, read_budget
 from sidecar.workers.calibrate import calibrate
 from sidecar.workers.heap import keep_blocks
-from sidecar.workers.memory import memory_limit
-from sidecar.workers.plan import ThreadPlan, plan_threads
+from sidecar.workers.plan import ThreadPlan
+from sidecar.workers.planner import Planner, Wanted
 from sidecar.workers.pool import ThreadWorkers, Workers
 from sidecar.workers.prober import Prober
 from sidecar.workers.supervisor import ProcessWorkers
+from sidecar.workers.tuning import Tuning
 from sidecar.workers.worker import Done, Job
 
 log = logging.getLogger(__name__)
@@ -69,6 +72,7 @@ class App:
         self.addresses: tuple[str, ...] = ()
         self.metrics_address = ""
         self.finished_drain = True
+        self._planner: Planner | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[App]:
@@ -76,7 +80,8 @@ class App:
         settings = self._settings
         keep_blocks()
         async with AsyncExitStack() as parts:
-            memory_bytes = memory_limit()
+            budget = read_budget(os.sched_getaffinity(0))
+            memory_bytes = budget.memory_bytes
             arena = Arena.open(settings.arena, memory_bytes)
             parts.callback(arena.close)
             upstream = TritonUpstream(settings.triton, arena) if settings.triton else None
@@ -87,16 +92,15 @@ class App:
             await catalogue.open()
             # Parallel over items, one thread inside each: a library's own threads would fight for the cores.
             parts.enter_context(threadpool_limits(1))
-            cores = len(os.sched_getaffinity(0))
-            plan = plan_threads(settings.threads, settings.workers.processes, cores)
-            log.info("plan: %s", plan)
+            planner = self._planner = Planner(wanted(settings), budget)
+            plan = _told(planner)
             prober = Prober(plan.probe_threads)
             parts.push_async_callback(prober.close)
             workers = _workers(settings, plan, arena)
             parts.push_async_callback(workers.close)
             await workers.open()
             credit, costs = Credits(), CostModel()
-            turns = self._turns(settings.gate, min(cores, max(plan.threads.values())), plan.express_threads)
+            turns = self._turns(settings.gate, _cores(budget, plan), plan.express_threads)
             media_bytes = choose_memory_bytes(
                 settings.gate.memory_bytes, memory_bytes, arena.size, plan.processes
             )
@@ -107,6 +111,7 @@ class App:
                 upstream_room=lambda model: credit.room(model, time.monotonic_ns()),
             )
             arena.freed = credit.freed = gate.kick
+            planner.apply = partial(_resize, workers, prober, gate, planner)
             await _calibrate(costs, gate, workers, arena)
             shared = Shared(settings.cache, arena)
             parts.push_async_callback(shared.close)
@@ -114,6 +119,7 @@ class App:
             metrics = Metrics()
             for read in (
                 lambda: readings.work_readings(gate, workers, arena),
+                lambda: readings.plan_readings(planner),
                 lambda: readings.reuse_readings(shared, replays),
                 lambda: readings.cost_readings(costs),
                 lambda: readings.credit_readings(credit),
@@ -129,9 +135,11 @@ class App:
                 credit=credit,
                 costs=costs,
                 workers=workers,
-                plan=plan,
+                planner=planner,
             )
-            seen = await parts.enter_async_context(self._observed(surroundings, catalogue, upstream, metrics))
+            seen = await parts.enter_async_context(
+                self._observed(surroundings, catalogue, upstream, metrics, planner)
+            )
             preparer = Preparer(
                 limits=settings.limits,
                 gate=gate,
@@ -169,6 +177,10 @@ class App:
             for task in (
                 asyncio.create_task(_tell_readiness(server, catalogue, workers)),
                 asyncio.create_task(_sweep(arena, replays)),
+                asyncio.create_task(planner.watch()),
+                asyncio.create_task(
+                    Tuning(settings.tuner, planner, gate, lambda: workers.crew().pids).watch()
+                ),
             ):
                 parts.callback(task.cancel)
             yield self
@@ -180,6 +192,7 @@ class App:
         catalogue: Catalogue,
         upstream: TritonUpstream | None,
         metrics: Metrics,
+        planner: Planner,
     ) -> AsyncIterator[_Observation]:
         """Starts what watches the path, and shows it; on leaving what ended last is told too."""
         settings = self._settings
@@ -196,11 +209,27 @@ class App:
                 parts.push_async_callback(watcher.close)
             told = watcher if settings.verdict.enabled else None
             self_check = SelfCheck(upstream, told)
-            diagnostics = Diagnostics(told, surroundings, catalogue, self_check)
+            diagnostics = Diagnostics(told, surroundings, catalogue, self_check, planner)
             metrics.watch(lambda: readings.verdict_readings(watcher))
             pages = StatusPages(asyncio.get_running_loop(), diagnostics)
             self.metrics_address = parts.enter_context(metrics.served(settings.metrics, pages.serve))
             yield _Observation(journal, tracing, self_check, diagnostics)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Goes by settings that were read anew, as far as that can be done while running; says which keys cannot.
+
+        Raises SettingsError for those that cannot be; then nothing is changed.
+        """
+        assert self._planner is not None  # noqa: S101 - made before anything is bound
+        self._planner.reconfigure(wanted(settings))
+        live = dataclasses.replace(
+            self._settings,
+            threads=settings.threads,
+            workers=dataclasses.replace(self._settings.workers, processes=settings.workers.processes),
+        )
+        self._settings = live
+        if restart := changed_keys(live, settings):
+            log.warning("changed in the settings, and takes a restart: %s", ", ".join(restart))
 
     async def _stop(self, server: Server) -> None:
         self.finished_drain = await server.stop()
@@ -214,6 +243,32 @@ class _Observation:
     tracing: Tracing
     self_check: SelfCheck
     diagnostics: Diagnostics
+
+
+def _resize(workers: Workers, prober: Prober, gate: Gate, planner: Planner, plan: ThreadPlan) -> None:
+    workers.resize(plan)
+    prober.resize(plan.probe_threads)
+    gate.resize(workers.slots, _cores(planner.budget, plan))
+
+
+def wanted(settings: Settings) -> Wanted:
+    """What the settings ask of the plan."""
+    return Wanted(settings.threads, settings.workers.processes, settings.workers.pin)
+
+
+def _cores(budget: Budget, plan: ThreadPlan) -> int:
+    """What admission foretells waits by: the cores that the plan's threads can use."""
+    return min(max(1, round(budget.cores)), max(plan.threads.values()))
+
+
+def _told(planner: Planner) -> ThreadPlan:
+    """The plan, told in the log with what it goes by."""
+    budget, plan = planner.budget, planner.plan
+    log.info("budget: %.3g cores, %d MiB", budget.cores, budget.memory_bytes >> 20)
+    for file in budget.unreadable:
+        log.warning("a limit that cannot be read, and may be there all the same: %s", file)
+    log.info("plan: %s (`sidecar plan` says why)", plan)
+    return plan
 
 
 def _workers(settings: Settings, plan: ThreadPlan, arena: Arena) -> Workers:

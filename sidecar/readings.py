@@ -18,6 +18,7 @@ from sidecar.stages.admit.gate import Gate
 from sidecar.stages.admit.lanes import Lanes
 from sidecar.stages.admit.turns import Turns
 from sidecar.stages.deliver.triton import TritonUpstream
+from sidecar.workers.planner import Planner
 from sidecar.workers.pool import Workers
 
 
@@ -41,6 +42,24 @@ def work_readings(gate: Gate, workers: Workers, arena: Arena) -> Iterator[Readin
         ("sidecar_arena_leased_bytes", "Of it, leased.", slots.leased_bytes, False),
         ("sidecar_arena_expired_leases", "Leases held longer than allowed.", slots.expired_total, True),
     )
+
+
+def plan_readings(planner: Planner) -> Iterator[Reading]:
+    """What the container has, and what the plan makes of it."""
+    budget, plan = planner.budget, planner.plan
+    yield from _told(
+        ("sidecar_budget_cores", "Cores that the container may use.", budget.cores, False),
+        ("sidecar_budget_memory_bytes", "Memory that the container may use.", budget.memory_bytes, False),
+        ("sidecar_plan_processes", "Worker processes of the plan.", plan.processes, False),
+        ("sidecar_plan_changes", "Times that the plan was changed while running.", planner.moved, True),
+    )
+    for pool, threads in (
+        ("image", plan.image_threads),
+        ("audio", plan.audio_threads),
+        ("probe", plan.probe_threads),
+        ("express", plan.express_threads),
+    ):
+        yield from _told(("sidecar_plan_threads", "Threads of the plan by pool.", threads, False), pool=pool)
 
 
 def reuse_readings(shared: Shared, replays: Replays) -> Iterator[Reading]:

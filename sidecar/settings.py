@@ -37,6 +37,7 @@ from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.triton import TritonConfig
 from sidecar.workers.plan import ThreadsConfig
 from sidecar.workers.supervisor import WorkersConfig
+from sidecar.workers.tuning import TunerConfig
 
 ENV_PREFIX = "SIDECAR_"
 _Key = tuple[str, ...]
@@ -63,6 +64,7 @@ class Settings:
     gate: GateConfig = field(default_factory=GateConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     threads: ThreadsConfig = field(default_factory=ThreadsConfig)
+    tuner: TunerConfig = field(default_factory=TunerConfig)
     arena: ArenaConfig = field(default_factory=ArenaConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     replays: ReplaysConfig = field(default_factory=ReplaysConfig)
@@ -102,6 +104,21 @@ def load_settings(file: Path | None, environ: Mapping[str, str], overrides: Sequ
         else:
             given[key] = item
     return _rooted(_build(given), given)
+
+
+def changed_keys(before: object, after: object, at: str = "") -> list[str]:
+    """The keys, such as `gate.patience_s`, whose values differ between two settings, or two parts of them."""
+    if before == after:
+        return []
+    if dataclasses.is_dataclass(before) and type(before) is type(after):
+        return [
+            key
+            for part in dataclasses.fields(before)
+            for key in changed_keys(
+                getattr(before, part.name), getattr(after, part.name), f"{at}.{part.name}".lstrip(".")
+            )
+        ]
+    return [at]
 
 
 def slips(environ: Mapping[str, str]) -> tuple[str, ...]:

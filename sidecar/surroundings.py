@@ -28,7 +28,7 @@ from sidecar.stages.admit.gate import Gate
 from sidecar.stages.admit.lanes import Lanes
 from sidecar.stages.deliver.triton import TritonUpstream
 from sidecar.walk import Item
-from sidecar.workers.plan import ThreadPlan
+from sidecar.workers.planner import Planner
 from sidecar.workers.pool import Workers
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Surroundings:
         credit: Credits,
         costs: CostModel,
         workers: Workers,
-        plan: ThreadPlan,
+        planner: Planner,
     ) -> None:
         self._catalogue = catalogue
         self._upstream = upstream
@@ -62,7 +62,7 @@ class Surroundings:
         self._credits = credit
         self._costs = costs
         self._workers = workers
-        self._plan = plan
+        self._planner = planner
         self._seen: defaultdict[str, deque[MediaInfo]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
         self._ended = 0
         self._fast: dict[str, Recipe | None] = {}
@@ -109,12 +109,12 @@ class Surroundings:
 
     def fleet(self) -> Fleet:
         """Workers, threads and queues now."""
-        gate = self._gate.statistics().values()
+        gate, plan = self._gate.statistics().values(), self._planner.plan
         lanes = self._lanes.statistics() if self._lanes is not None else {}
         return Fleet(
-            processes=self._plan.processes,
-            threads=dict(self._plan.threads),
-            express=self._plan.express_threads,
+            processes=plan.processes,
+            threads=dict(plan.threads),
+            express=plan.express_threads,
             queued=sum(lane.queued for lane in gate),
             running=sum(lane.running for lane in gate),
             handed=sum(model.handed for model in self._credits.statistics().values()),

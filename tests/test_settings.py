@@ -10,7 +10,7 @@ import yaml
 
 from sidecar.catalogue import ModelConfig
 from sidecar.errors import SettingsError
-from sidecar.settings import Settings, load_settings, slips
+from sidecar.settings import Settings, changed_keys, load_settings, slips
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.triton import TritonConfig
 
@@ -257,3 +257,12 @@ def test_every_key_is_documented() -> None:
     defaults = replace(Settings(), triton=TritonConfig("127.0.0.1:8001"))
     for part, keys in tree.items():
         assert keys.keys() == {field.name for field in fields(getattr(defaults, part))}, part
+
+
+def test_keys_that_differ_are_named_and_no_others() -> None:
+    before = Settings(models={"clip": ModelConfig()})
+    after = replace(
+        before, gate=replace(before.gate, patience_s=9.0), models={}, triton=TritonConfig("127.0.0.1:8001")
+    )
+    assert changed_keys(before, before) == []
+    assert changed_keys(before, after) == ["gate.patience_s", "triton", "models"]

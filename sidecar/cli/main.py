@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from sidecar.cli import doctor, recipe, top
+from sidecar.cli import doctor, plan, recipe, top, tune
 from sidecar.cli.bench import bench
 from sidecar.cli.serve import serve
 from sidecar.errors import SetupError
@@ -25,17 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run the server until SIGTERM or SIGINT, then drain. Settings: defaults, then --config, "
         f"then the environment ({ENV_PREFIX}SERVER__DRAIN_S=5), then --set; the later wins.",
     )
-    serving.add_argument(
-        "--config", type=Path, metavar="FILE", help=f"YAML settings file (or {ENV_PREFIX}CONFIG)"
-    )
-    serving.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="set one key, such as server.listen='[0.0.0.0:50051]'; may be repeated",
-    )
+    _add_settings(serving)
     serving.add_argument(
         "--check", action="store_true", help="check the settings and recipes, bind nothing, and exit"
     )
@@ -65,7 +56,36 @@ def _parser() -> argparse.ArgumentParser:
             description="Show what the accelerator and the sidecar are at, live, until q or Ctrl-C.",
         )
     )
+    tune.add_arguments(
+        commands.add_parser(
+            "tune",
+            help="find the best plan for your own media and models, by trying",
+            description="Send a corpus to a server of its own under one plan after the other, and say which does most.",
+        )
+    )
+    planning = commands.add_parser(
+        "plan",
+        help="say which threads the server would run here, and why",
+        description="Say what the container has, the threads that follow from it, and why these numbers.",
+    )
+    _add_settings(planning)
+    plan.add_arguments(planning)
     return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """The flags that settings come by."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"YAML settings file (or {ENV_PREFIX}CONFIG)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="set one key, such as server.listen='[0.0.0.0:50051]'; may be repeated",
+    )
 
 
 # The commands that read their own flags and need no settings.
@@ -73,6 +93,7 @@ _ASKED: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "recipe": recipe.recipe,
     "doctor": doctor.doctor,
     "top": top.top,
+    "tune": tune.tune,
 }
 
 
@@ -85,10 +106,11 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             return bench(options.name, as_json=options.json)
         if options.command in _ASKED:
             return _ASKED[options.command](options)
-        settings = load_settings(
-            options.config or (Path(named) if named else None), environ, options.overrides
-        )
-        return serve(settings, check_only=options.check, slips=slips(environ))
+        file = options.config or (Path(named) if named else None)
+        load = partial(load_settings, file, environ, options.overrides)
+        if options.command == "plan":
+            return plan.plan(load(), options)
+        return serve(load, file, check_only=options.check, slips=slips(environ))
     except SetupError as error:
         print(f"sidecar: {error.message}", file=sys.stderr)  # noqa: T201 - a command talks to its terminal
         return 2

@@ -4,36 +4,52 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import uvloop
 
-from sidecar.app import App
+from sidecar.app import App, wanted
 from sidecar.catalogue import Catalogue
+from sidecar.cli.reload import Reload
 from sidecar.observe import logs
 from sidecar.settings import Settings
+from sidecar.workers.budget import read_budget
 from sidecar.workers.heap import keep_objects
+from sidecar.workers.planner import Planner
 
 log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, *, check_only: bool = False, slips: Sequence[str] = ()) -> int:
+def serve(
+    load: Callable[[], Settings],
+    file: Path | None = None,
+    *,
+    check_only: bool = False,
+    slips: Sequence[str] = (),
+) -> int:
     """Runs until SIGTERM or SIGINT, then drains. Returns 0, or 1 when the drain was cut short.
 
-    `slips` are variables of the environment that nobody reads, to be warned of.
+    `load` reads the settings, now and whenever they are to be read anew; `file` is one that they come from. `slips` are
+    variables of the environment that nobody reads, to be warned of. Raises SetupError for settings that cannot be.
     """
+    settings = load()
     logs.set_up(settings.log)
     if slips:
         log.warning("ignored, though it looks like a setting: %s (see docs/settings.md)", ", ".join(slips))
     if check_only:
         Catalogue(settings.models, None)
+        Planner(wanted(settings), read_budget(os.sched_getaffinity(0)))
         log.info("settings and recipes are well")
         return 0
-    return uvloop.run(_serve(settings))
+    return uvloop.run(_serve(settings, load, file))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, load: Callable[[], Settings], file: Path | None) -> int:
+    # Until there is something to reload, and for the processes that are started: a terminal's end is not theirs.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -41,5 +57,7 @@ async def _serve(settings: Settings) -> int:
     app = App(settings)
     async with app.running():
         keep_objects()
+        reloading = asyncio.create_task(Reload(load, app.reconfigure, file).watch())
         await stop.wait()
+        reloading.cancel()
     return 0 if app.finished_drain else 1

@@ -1,4 +1,5 @@
-"""The service `multimodal.v1.Diagnostics`: what was seen of the accelerator and of ourselves, read and never decided.
+"""The service `multimodal.v1.Diagnostics`: what was seen of the accelerator and of ourselves, and the thread plan; here
+both are read and handed on, and nothing is decided.
 
 It is not admitted or drained like calls of the path: who wants to know why nothing works must be answered.
 """
@@ -16,7 +17,7 @@ from multimodal.v1 import diagnostics_pb2_grpc, media_pb2
 from sidecar.catalogue import Catalogue
 from sidecar.edge.around import Context
 from sidecar.edge.respond import MODALITIES
-from sidecar.errors import InvalidRequest
+from sidecar.errors import InvalidRequest, SettingsError
 from sidecar.media import Modality
 from sidecar.observe.picture import Picture, UpstreamView
 from sidecar.observe.starvation import Cause, State
@@ -24,6 +25,7 @@ from sidecar.observe.verdict import Finding, Level
 from sidecar.observe.watcher import Watcher
 from sidecar.self_check import USUAL_S, Checked, SelfCheck
 from sidecar.surroundings import Surroundings
+from sidecar.workers.planner import KEYS, Planner
 
 _MOST_WINDOW_S = 60.0
 
@@ -51,11 +53,13 @@ class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServicer):
         surroundings: Surroundings,
         catalogue: Catalogue,
         self_check: SelfCheck,
+        planner: Planner,
     ) -> None:
         self._watcher = watcher
         self._surroundings = surroundings
         self._catalogue = catalogue
         self._self_check = self_check
+        self._planner = planner
 
     async def Verdict(self, request: pb.VerdictRequest, context: Context) -> pb.VerdictResponse:  # noqa: ARG002, N802 - the contract's
         return await self.fresh(request.window_s, request.upstream)
@@ -87,6 +91,30 @@ class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServicer):
             )
         checked = await self._self_check.run(model.name, (model.upstream, facts), request.seconds or USUAL_S)
         return _checked(checked)
+
+    async def GetThreadPlan(  # noqa: N802 - the contract's name
+        self,
+        request: pb.GetThreadPlanRequest,  # noqa: ARG002 - the contract's
+        context: Context,  # noqa: ARG002 - the contract's
+    ) -> pb.GetThreadPlanResponse:
+        return pb.GetThreadPlanResponse(plan=planned(self._planner))
+
+    async def SetThreadPlan(  # noqa: N802 - the contract's name
+        self,
+        request: pb.SetThreadPlanRequest,
+        context: Context,  # noqa: ARG002 - the contract's
+    ) -> pb.SetThreadPlanResponse:
+        asked: dict[str, int | None] = {**dict(request.numbers), **dict.fromkeys(request.unset)}
+        for key in asked:
+            if key not in KEYS:
+                raise InvalidRequest(
+                    f"the plan has no number {key!r}: it has {', '.join(KEYS)}", field="numbers"
+                )
+        try:
+            self._planner.set(asked)
+        except SettingsError as problem:
+            raise InvalidRequest(problem.message, field="numbers") from problem
+        return pb.SetThreadPlanResponse(plan=planned(self._planner))
 
     async def fresh(self, window_s: float = 0.0, upstream: str = "") -> pb.VerdictResponse:
         """The verdict as soon as all that is known is in it. Raises as `verdict` does."""
@@ -161,6 +189,30 @@ def told(picture: Picture, upstream: str = "") -> pb.VerdictResponse:
         gpus=[
             pb.Gpu(index=gpu.index, name=gpu.name, utilisation=gpu.utilisation, memory=gpu.memory)
             for gpu in picture.gpus
+        ],
+    )
+
+
+def planned(planner: Planner) -> pb.ThreadPlan:
+    """The plan as a message."""
+    budget, now_s = planner.budget, time.time()
+    return pb.ThreadPlan(
+        budget_cores=budget.cores,
+        budget_memory_bytes=budget.memory_bytes,
+        numbers=[
+            pb.PlanNumber(name=each.what, number=each.number, is_set=each.is_set, why=each.why)
+            for each in planner.plan.reasons
+        ],
+        bounds=[
+            *(pb.BudgetBound(what=bound.what, cores=bound.allows) for bound in budget.cpu_bounds),
+            *(
+                pb.BudgetBound(what=bound.what, memory_bytes=int(bound.allows))
+                for bound in budget.memory_bounds
+            ),
+        ],
+        changes=[
+            pb.PlanChange(ago_s=now_s - change.at_s, why=change.why, plan=str(change.plan))
+            for change in reversed(planner.changes)
         ],
     )
 

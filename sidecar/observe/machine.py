@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sidecar.observe.cgroups import Places, group_files
+from sidecar.observe.cgroups import Places, cpu_quota, group_files, read
 from sidecar.observe.clocks import cpu_ns
 
 _STAT: Final = "cpu.stat"
@@ -25,14 +25,10 @@ _STATS: Final[Places] = {
 # Version 1 counts nanoseconds, version 2 microseconds.
 _THROTTLED: Final = re.compile(r"^throttled_(time|usec) (\d+)$", re.MULTILINE)
 _PERIODS: Final = re.compile(r"^nr_periods (\d+)$", re.MULTILINE)
-_V2: Final = "cpu.max"
-_V1_QUOTA, _V1_PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
 # Of their jobs' time workers are off their cores for some hundredths on an idle machine (wake-ups, Python's lock), and
 # for more only behind others, when no core is idle.
 _KEPT_OFF: Final = 0.3
 _KEPT_IDLE: Final = 0.3
-# Of a file of the kernel's: /proc/stat begins with the cores, some 100 bytes each.
-_LONGEST: Final = 1 << 17
 # /proc/stat: user, nice, system, idle, iowait, ... in ticks.
 _IDLE: Final = slice(3, 5)
 
@@ -104,7 +100,7 @@ class Machine:
 
     def _idle_ns(self, cores: set[int]) -> int:
         try:
-            lines = _read(self.root / "proc/stat").splitlines()
+            lines = read(self.root / "proc/stat").splitlines()
         except OSError:
             return 0
         mine = {f"cpu{core}" for core in cores}
@@ -171,7 +167,7 @@ def joined(spells: Sequence[Spell]) -> Spell | None:
 def _throttled_ns(group: Path) -> int | None:
     """For how long a group's own quota kept it waiting; None where that is not counted."""
     try:
-        text = _read(group / _STAT)
+        text = read(group / _STAT)
     except OSError:
         return None
     throttled, periods = _THROTTLED.search(text), _PERIODS.search(text)
@@ -181,21 +177,8 @@ def _throttled_ns(group: Path) -> int | None:
 
 
 def _quota(group: Path) -> float | None:
-    """Cores that a group's own quota allows; None for as many as there are."""
+    """Cores that a group's own quota allows; None for as many as there are, and where that cannot be read."""
     try:
-        try:
-            quota, period = _read(group / _V2).split()
-        except FileNotFoundError:
-            quota, period = (_read(group / file) for file in (_V1_QUOTA, _V1_PERIOD))
-        return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else None
-    except (OSError, ValueError):  # ValueError: "max"
+        return cpu_quota(group)
+    except (OSError, ValueError):
         return None
-
-
-def _read(path: Path) -> str:
-    """A small file of the kernel's, by system calls alone: half of a look's time were pathlib's and io's layers."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(file, _LONGEST).decode("ascii")
-    finally:
-        os.close(file)

@@ -66,9 +66,8 @@ _LATEST_NS: Final = 500_000_000
 # Of a round trip, what the front needs to lay and send a request: by Triton's trace a request is read 0.55 ms after
 # its hand-over began, and half a round trip of a small call is 0.3 ms of 0.75.
 _OWN_PART: Final = 0.3
-# Round trips are of late for so long, and the last few always.
-_LATELY_NS: Final = 15_000_000_000
-_TRIPS: Final = 3
+# Round trips that are remembered. Those of a front that a quota stops tell how long it was stopped, and not the way.
+_TRIPS: Final = 24
 # Batches are kept for as long as windows can be.
 _KEPT_NS: Final = 60_000_000_000
 # By how much a front is late to hear of answers: 99 of 100 times less, with both cores full (docs/design); with a part
@@ -244,7 +243,7 @@ class Account:
         self._pace = Pace()
         self._progress_ns = begun_ns
         self._took: deque[int] = deque(maxlen=_REMEMBERED)
-        self._trips: deque[tuple[int, int]] = deque()
+        self._rtts: deque[int] = deque(maxlen=_TRIPS)
         self._free_ns = begun_ns
         self._silent_ns = NEVER
         self._bound, self._is_learned = _FIRST_BOUND_NS, False
@@ -290,9 +289,8 @@ class Account:
         the time since then that a quota took, 0 to 1.
         """
         before, self._counted = self._counted, counters
-        self._trips.append((counters.at_ns, counters.rtt_ns))
-        while len(self._trips) > _TRIPS and self._trips[0][0] < counters.at_ns - _LATELY_NS:
-            self._trips.popleft()
+        if throttled < _THROTTLED or not self._rtts:
+            self._rtts.append(counters.rtt_ns)
         while self._batches and self._batches[0][0] < counters.at_ns - _KEPT_NS:
             self._batches.popleft()
         runs = self._runs
@@ -312,10 +310,6 @@ class Account:
             )
             self._executed += executed
             self._free_ns = executed[-1][1]
-
-    @property
-    def _rtts(self) -> list[int]:
-        return [rtt_ns for _, rtt_ns in self._trips]
 
     def bound_ns(self) -> int:
         """How long the server may have work and give no sign of life before it hangs."""
@@ -422,7 +416,7 @@ class Account:
         _guess(runs, self._pace, hung_ns)
         hung = np.array([[hung_ns, now_ns]] if hung_ns < now_ns else [], np.int64).reshape(-1, 2)
         # The front's own part of a hand-over, laying and sending, is not the way yet.
-        own_ns = int(_OWN_PART * median_low(self._rtts)) if self._trips else 0
+        own_ns = int(_OWN_PART * median_low(self._rtts)) if self._rtts else 0
         calls = calls.copy()
         calls[:, Calls.PREPARED] += own_ns * (calls[:, Calls.RANK] == calls[:, Calls.PREPARED])
         lines = (

@@ -5,10 +5,10 @@ costs capacity. So one process, which never runs gRPC, a thread or a job, loads 
 worker is a fork of it: warm from its first instruction, milliseconds after it was asked for, sharing the
 loaded pages with its siblings.
 
-Run as `python -m sidecar.workers.nursery FD CONFIG`: FD is the front's channel, CONFIG JSON. The front says
-`{"spawn": number, "gives_way": policy}` (null: it gives way to nobody) and passes the worker's channel along; the
-nursery says `{"ready": ...}` once it is warm, `{"spawned": number, "pid": ...}` with a pidfd, and
-`{"ended": number, "status": ...}`. It ends when the front closes its channel, and its workers end with it.
+Run as `python -m sidecar.workers.nursery FD CONFIG`: FD is the front's channel, CONFIG JSON. The front says what
+worker it wants (`nursery_link.SpawnOrder`) and passes the worker's channel along; the nursery says `{"ready": ...}`
+once it is warm, `{"spawned": number, "pid": ...}` with a pidfd, and `{"ended": number, "status": ...}`. It ends when
+the front closes its channel, and its workers end with it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sidecar.workers.precedence import Policy
+from typing import Any
 
 # One thread inside every library, whatever counts the cores: requests are parallel, their insides are not.
 _CAPS = (
@@ -42,7 +39,7 @@ def main(descriptor: int, config: dict[str, Any]) -> None:
         signal.signal(number, signal.SIG_IGN)  # the front decides when to stop, also when a group is told
     os.environ.update(dict.fromkeys(_CAPS, "1"))
     front = socket.socket(fileno=descriptor)
-    Nursery(front, _warm(config), int(config["threads"])).serve()
+    Nursery(front, _warm(config)).serve()
 
 
 def _warm(config: dict[str, Any]) -> memoryview:
@@ -66,10 +63,9 @@ def _warm(config: dict[str, Any]) -> memoryview:
 class Nursery:
     """Forks workers on demand, and tells when one ended."""
 
-    def __init__(self, front: socket.socket, arena: memoryview, threads: int) -> None:
+    def __init__(self, front: socket.socket, arena: memoryview) -> None:
         self._front = front
         self._arena = arena
-        self._threads = threads
         self._selector = selectors.DefaultSelector()
         self._selector.register(front, selectors.EVENT_READ)
 
@@ -91,33 +87,34 @@ class Nursery:
             return False
         if not message:
             return False
-        wanted = json.loads(message)
-        self._spawn(wanted["spawn"], wanted["gives_way"], socket.socket(fileno=descriptors[0]))
+        self._spawn(json.loads(message), socket.socket(fileno=descriptors[0]))
         return True
 
-    def _spawn(self, number: int, gives_way: Policy | None, channel: socket.socket) -> None:
-        parent = os.getpid()
+    def _spawn(self, wanted: dict[str, Any], channel: socket.socket) -> None:
+        parent, number = os.getpid(), wanted["number"]
         pid = os.fork()
         if not pid:
-            self._become_worker(parent, gives_way, channel)
+            self._become_worker(parent, wanted, channel)
         channel.close()
         pidfd = os.pidfd_open(pid)
         self._selector.register(pidfd, selectors.EVENT_READ, (number, pid))
         self._say({"spawned": number, "pid": pid}, pidfd)
 
-    def _become_worker(self, parent: int, gives_way: Policy | None, channel: socket.socket) -> None:
+    def _become_worker(self, parent: int, wanted: dict[str, Any], channel: socket.socket) -> None:
         """The child's side: lets go of all that is the nursery's, and works until the end."""
         from sidecar.workers import precedence, process  # noqa: PLC0415 - loaded since `_warm`
 
         try:
             process.die_with(parent)
-            if gives_way is not None:
-                precedence.give_way(gives_way)
+            if wanted["cpus"]:
+                os.sched_setaffinity(0, wanted["cpus"])
+            if wanted["gives_way"] is not None:
+                precedence.give_way(wanted["gives_way"])
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             for key in list(self._selector.get_map().values()):
                 os.close(key.fd)
             self._selector.close()
-            process.serve_orders(channel, self._arena, self._threads)
+            process.serve_orders(channel, self._arena, wanted["threads"])
         finally:
             os._exit(1)
 

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sidecar.workers.precedence import Policy
@@ -34,6 +34,18 @@ class Listener:
     spawned: Callable[[int, int, int], None]
     ended: Callable[[int, int], None]
     gone: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnOrder:
+    """A worker that is wanted: its number, how it gives way (None: to nobody), its threads, and the CPUs that it keeps
+    to; none for all of them.
+    """
+
+    number: int
+    gives_way: Policy | None
+    threads: int
+    cpus: tuple[int, ...] = ()
 
 
 class NurseryLink:
@@ -72,13 +84,13 @@ class NurseryLink:
         poll.register(self._channel, 0)
         return any(event & select.POLLHUP for _, event in poll.poll(0))
 
-    def spawn(self, number: int, gives_way: Policy | None) -> socket.socket:
-        """Asks for worker `number`; returns the front's end of its channel."""
+    def spawn(self, order: SpawnOrder) -> socket.socket:
+        """Asks for a worker; returns the front's end of its channel."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
             try:
-                message = json.dumps({"spawn": number, "gives_way": gives_way}).encode()
+                message = json.dumps(asdict(order)).encode()
                 socket.send_fds(self._channel, [message], [theirs.fileno()])
             except OSError as error:
                 log.warning("the nursery cannot be asked for a worker: %s", error)

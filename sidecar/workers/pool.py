@@ -90,6 +90,12 @@ class Workers(Protocol):
         """Of worker processes; all zeros where there are none."""
         ...
 
+    def resize(self, plan: ThreadPlan) -> None:
+        """Goes by another plan from now on; what has begun goes on where it is. Raises ValueError for a plan of the
+        other kind of workers.
+        """
+        ...
+
     async def close(self) -> None:
         """Drops what has not begun, waits for what runs, and ends the threads."""
         ...
@@ -102,6 +108,12 @@ class ThreadWorkers:
     ailment = ""
 
     def __init__(self, plan: ThreadPlan) -> None:
+        self._outgrown: list[ThreadPoolExecutor] = []
+        self._make(plan)
+        self._finished: Counter[Modality] = Counter()
+        self._abandoned: Counter[Modality] = Counter()
+
+    def _make(self, plan: ThreadPlan) -> None:
         self.slots = Slots(plan.threads, max(plan.threads.values()), plan.express_threads)
         self._pools = {
             modality: ThreadPoolExecutor(threads, f"{modality.value}-worker", give_way, ("nice",))
@@ -109,8 +121,14 @@ class ThreadWorkers:
         }
         # Made for any number; without slots nobody asks it.
         self._express = ThreadPoolExecutor(max(1, plan.express_threads), "express-worker")
-        self._finished: Counter[Modality] = Counter()
-        self._abandoned: Counter[Modality] = Counter()
+
+    def resize(self, plan: ThreadPlan) -> None:
+        if plan.processes:
+            raise ValueError("threads cannot become worker processes while running")
+        for pool in (*self._pools.values(), self._express):
+            pool.shutdown(wait=False)  # what it was given is done all the same
+            self._outgrown.append(pool)
+        self._make(plan)
 
     async def open(self) -> None:
         """Threads are there when they are needed; what they run is compiled now."""
@@ -160,7 +178,7 @@ class ThreadWorkers:
         return CrewStatistics()
 
     async def close(self) -> None:
-        for pool in (*self._pools.values(), self._express):
+        for pool in (*self._outgrown, *self._pools.values(), self._express):
             await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
 
     def __repr__(self) -> str:

@@ -34,6 +34,11 @@ class Prober:
             return _timed(source)
         return await asyncio.get_running_loop().run_in_executor(self._pool, _timed, source)
 
+    def resize(self, threads: int) -> None:
+        """Reads so many at once from now on; what has begun goes on."""
+        self._pool.shutdown(wait=False)  # what it was given is done all the same
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="probe")
+
     async def close(self) -> None:
         """Drops what has not begun, and ends the threads."""
         await asyncio.to_thread(self._pool.shutdown, wait=True, cancel_futures=True)

@@ -5,6 +5,9 @@ dies, is a suspect. A suspect is run once more, elsewhere and alone, so that a s
 that one is answered as bad media and its content is refused for a while. What ran beside a known culprit, or in a
 worker that went down with its nursery, is run again and suspected of nothing. Callers notice none of it but time.
 
+The plan may change while it runs: new processes come, those that are too many or too small take no more orders and end
+when what they run has ended; no job notices.
+
 It lives on one event loop, whose thread alone may change it. It never forks, never decodes, and never gives
 a slot of the arena back while a process lives that may write there.
 """
@@ -30,7 +33,7 @@ from sidecar.errors import Overloaded, SettingsError, SidecarError
 from sidecar.media import Modality, Source
 from sidecar.observe.clocks import cpu_ns, wants_a_core
 from sidecar.stages.admit.gate import Slots, Ticket
-from sidecar.workers.nursery_link import Listener, NurseryLink
+from sidecar.workers.nursery_link import Listener, NurseryLink, SpawnOrder
 from sidecar.workers.orders import MOST_BYTES, lay_order, read_report, report_number
 from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.pool import CrewStatistics, WorkersStatistics
@@ -65,7 +68,8 @@ class WorkersConfig:
     any job may take, and `lease_factor`: how many times its predicted CPU time a long one; past the longer
     of the two its process is ended, unless the kernel has given it no core. `quarantine_s`: how long media that
     ended two processes is refused. `policy`: how processes give way to the front and to small items: `idle` takes
-    cores that all others leave, `nice` (niceness 10) suits machines whose cores other containers keep busy.
+    cores that all others leave, `nice` (niceness 10) suits machines whose cores other containers keep busy. `pin`: each
+    process keeps to its own part of the CPUs, where the container has these for itself.
     """
 
     processes: Annotated[int, Ge(0)] | None = None
@@ -74,6 +78,7 @@ class WorkersConfig:
     lease_factor: Annotated[float, Gt(0)] = 20.0
     quarantine_s: Annotated[float, Ge(0)] = 300.0
     policy: Policy = "idle"
+    pin: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -96,22 +101,51 @@ class _Task:
 
 @dataclass(eq=False, slots=True)
 class _Worker:
-    """A living process. It takes orders once `pidfd` is there. `alone`: it runs, or is to run, a suspect;
-    `express`: it is for small items; `doomed`: its nursery ended, and so will it.
+    """A living process of so many threads, kept to `cpus` where there are any. It takes orders once `pidfd` is there.
+    `alone`: it runs, or is to run, a suspect; `doomed`: its nursery ended, and so will it; `leaving`: the plan has no
+    place for it any more.
     """
 
     place: int
     number: int
     nursery: NurseryLink
     channel: socket.socket
-    express: bool = False
+    threads: int
+    cpus: tuple[int, ...] = ()
     pid: int = 0
     pidfd: int = -1
     alone: bool = False
     doomed: bool = False
+    leaving: bool = False
     finished: int = 0
     running: dict[int, _Task] = field(default_factory=dict)
     busy: Counter[Modality] = field(default_factory=Counter)
+
+    @property
+    def express(self) -> bool:
+        """Whether it is for small items."""
+        return self.place < 0
+
+
+def _places(plan: ThreadPlan) -> set[int]:
+    """Where the plan has a process: numbers from 0 on, and from -1 down for those of small items."""
+    return {*range(plan.processes), *range(-plan.express_threads, 0)}
+
+
+def _order(place: int) -> tuple[bool, int]:
+    """In which order places are filled: those of small items last."""
+    return place < 0, place
+
+
+def _slots(plan: ThreadPlan) -> Slots:
+    """One job more than threads for each process is made ready, so that a worker who reports finds the next order
+    written.
+    """
+    return Slots(
+        {modality: threads + plan.processes for modality, threads in plan.threads.items()},
+        max(plan.threads.values()) + plan.processes,
+        2 * plan.express_threads,
+    )
 
 
 class ProcessWorkers:
@@ -124,23 +158,18 @@ class ProcessWorkers:
         self._plan = plan
         self._config = config
         self._loop = asyncio.get_running_loop()
-        # One job more than threads for each process is made ready, so that a worker who reports finds the
-        # next order written.
-        self.slots = Slots(
-            {modality: threads + plan.processes for modality, threads in plan.threads.items()},
-            max(plan.threads.values()) + plan.processes,
-            2 * plan.express_threads,
-        )
-        self._processes = plan.processes + plan.express_threads
+        self.slots = _slots(plan)
         self._quarantine = Quarantine(config.quarantine_s)
-        self._nursery_config = {**nursery, "threads": sum(plan.threads_per_process.values())}
+        self._nursery_config = dict(nursery)
         self._nursery: NurseryLink | None = None
         self._nursery_warm = False
         self._workers: dict[int, _Worker] = {}
         self._fruitless: Counter[int] = Counter()
         # Nurseries in a row none of whose workers finished anything.
         self._barren = 0
-        self._empty: set[int] = set(range(self._processes))
+        self._empty = _places(plan)
+        # Processes whose channel was closed, and that nobody has heard of since.
+        self._seen_off: set[int] = set()
         self._waiting: dict[Modality, deque[_Task]] = {modality: deque() for modality in plan.threads}
         self._express: deque[_Task] = deque()
         self._suspects: deque[_Task] = deque()
@@ -161,23 +190,59 @@ class ProcessWorkers:
         begun = time.monotonic()
         try:
             async with asyncio.timeout(self._config.start_s):
-                while len(self._ready()) < self._processes:
+                while len(self._ready()) < len(_places(self._plan)):
                     await self._change()
         except TimeoutError:
             await self.close()
             raise SettingsError(
                 f"`workers.start_s` is {self._config.start_s:g} s and only {len(self._ready())} of "
-                f"{self._processes} worker processes were warm by then: their log lines stand above; "
+                f"{len(_places(self._plan))} worker processes were warm by then: their log lines stand above; "
                 "allow more time, or run without processes by `workers: 0`",
                 key="workers.start_s",
                 value=self._config.start_s,
             ) from None
         log.info(
             "%d worker processes of %s threads are warm after %.1f s",
-            self._processes,
-            self._nursery_config["threads"],
+            len(_places(self._plan)),
+            self._threads,
             time.monotonic() - begun,
         )
+
+    def resize(self, plan: ThreadPlan) -> None:
+        """Goes by another plan from now on. What runs ends where it runs, and nothing waits for it."""
+        if not plan.processes:
+            raise ValueError("worker processes cannot become threads while running")
+        self._plan, self.slots = plan, _slots(plan)
+        wanted = _places(plan)
+        for worker in self._workers.values():
+            fits = worker.threads >= self._threads and worker.cpus == self._cpus_of(worker.place)
+            worker.leaving |= worker.place not in wanted or not fits
+        self._empty = wanted - {worker.place for worker in self._workers.values() if not worker.leaving}
+        for place in sorted(self._empty, key=_order):
+            self._spawn(place)
+        self._see_off()
+        self._dispatch()
+        self._tell()
+
+    def _see_off(self) -> None:
+        """Lets go of who is leaving and has nothing to do, once somebody else can take orders."""
+        leaving = [
+            each for each in self._workers.values() if each.leaving and each.pidfd >= 0 and not each.running
+        ]
+        for worker in leaving:
+            if worker.express or any(not other.leaving and not other.express for other in self._ready()):
+                self._seen_off.add(worker.number)
+                self._let_go(worker)
+                self._tell()
+
+    def _cpus_of(self, place: int) -> tuple[int, ...]:
+        """The CPUs that the process of a place keeps to; none for all, as for small items."""
+        return () if place < 0 else self._plan.cpus_of(place)
+
+    @property
+    def _threads(self) -> int:
+        """What a process of the plan runs at once."""
+        return sum(self._plan.threads_per_process.values())
 
     def check(self, source: Source) -> None:
         self._quarantine.check(source)
@@ -251,7 +316,7 @@ class ProcessWorkers:
             self._let_go(worker)
 
     def __repr__(self) -> str:
-        return f"<ProcessWorkers {len(self._ready())} of {self._processes} alive>"
+        return f"<ProcessWorkers {len(self._ready())} of {len(_places(self._plan))} alive>"
 
     # Orders and reports
 
@@ -286,11 +351,18 @@ class ProcessWorkers:
         return worker
 
     def _freest(self, modality: Modality) -> _Worker | None:
-        ready = [worker for worker in self._ready() if not worker.express]
-        if sum(worker.busy[modality] for worker in ready) >= self._plan.threads[modality]:
+        working = [worker for worker in self._workers.values() if not worker.express]
+        if sum(worker.busy[modality] for worker in working) >= self._plan.threads[modality]:
             return None
         most = self._plan.threads_per_process[modality]
-        free = [worker for worker in ready if not worker.alone and worker.busy[modality] < most]
+        free = [
+            worker
+            for worker in self._ready()
+            if not worker.express
+            and not worker.alone
+            and worker.busy[modality] < most
+            and len(worker.running) < worker.threads
+        ]
         return min(free, key=lambda worker: len(worker.running), default=None)
 
     def _freest_express(self, modality: Modality) -> _Worker | None:
@@ -301,7 +373,10 @@ class ProcessWorkers:
         return next((worker for worker in express if not worker.alone and not worker.running), None)
 
     def _ready(self) -> list[_Worker]:
-        return [worker for worker in self._workers.values() if worker.pidfd >= 0 and not worker.doomed]
+        """Who takes orders: who is leaving only until another of its kind does."""
+        alive = [worker for worker in self._workers.values() if worker.pidfd >= 0 and not worker.doomed]
+        staying = {worker.express for worker in alive if not worker.leaving}
+        return [worker for worker in alive if not worker.leaving or worker.express not in staying]
 
     def _send(self, worker: _Worker, task: _Task) -> None:
         task.runs += 1
@@ -346,6 +421,10 @@ class ProcessWorkers:
             worker.alone = worker.alone and bool(worker.running or self._suspects)
             self._dispatch()
             self._answer(task, done)
+            if worker.leaving:
+                self._see_off()
+                if worker.number not in self._workers:
+                    return
 
     def _take_back(self, worker: _Worker, task: _Task) -> None:
         del worker.running[task.number]
@@ -394,6 +473,8 @@ class ProcessWorkers:
     def _died(self, worker: _Worker) -> None:
         """A process is gone for certain: its last reports are read, its jobs are sorted, its place refilled."""
         self._hear(worker)
+        if worker.number not in self._workers:
+            return  # it was seen off, and had nothing to do
         self._let_go(worker)
         if self._closed:
             return
@@ -411,8 +492,9 @@ class ProcessWorkers:
             if task.overdue or not is_explained:
                 task.strikes += 1
             self._judge(task)
-        self._empty.add(worker.place)
-        self._refill(worker.place)
+        if not worker.leaving:
+            self._empty.add(worker.place)
+            self._refill(worker.place)
         self._dispatch()
         self._tell()
 
@@ -461,7 +543,7 @@ class ProcessWorkers:
 
     def _nursery_ready(self) -> None:
         self._nursery_warm = True
-        for place in sorted(self._empty):
+        for place in sorted(self._empty, key=_order):
             self._spawn(place)
 
     def _nursery_gone(self) -> None:
@@ -472,8 +554,10 @@ class ProcessWorkers:
         log.error("the nursery ended and is started again")
         for worker in [worker for worker in self._workers.values() if worker.pidfd < 0]:
             self._let_go(worker)
-            self._empty.add(worker.place)
+            if not worker.leaving:
+                self._empty.add(worker.place)
         self._barren += 1
+        self._seen_off.clear()
         self._nursery_warm = False
         self._loop.call_later(_pause_s(self._barren), self._start_nursery_again)
 
@@ -501,9 +585,11 @@ class ProcessWorkers:
             return
         self._empty.discard(place)
         self._numbers += 1
-        express = place >= self._plan.processes
-        channel = self._nursery.spawn(self._numbers, None if express else self._config.policy)
-        worker = _Worker(place, self._numbers, self._nursery, channel, express)
+        order = SpawnOrder(
+            self._numbers, None if place < 0 else self._config.policy, self._threads, self._cpus_of(place)
+        )
+        channel = self._nursery.spawn(order)
+        worker = _Worker(place, self._numbers, self._nursery, channel, order.threads, order.cpus)
         self._workers[worker.number] = worker
         self._loop.add_reader(worker.channel.fileno(), self._hear, worker)
 
@@ -514,12 +600,14 @@ class ProcessWorkers:
             return
         worker.pid, worker.pidfd = pid, pidfd
         self._loop.add_reader(pidfd, self._died, worker)
+        self._see_off()
         self._dispatch()
         self._tell()
 
-    @staticmethod
-    def _ended(_number: int, status: int) -> None:
-        if os.WIFSIGNALED(status):
+    def _ended(self, number: int, status: int) -> None:
+        if number in self._seen_off:
+            self._seen_off.discard(number)
+        elif os.WIFSIGNALED(status):
             log.error("a worker was ended by %s", signal.Signals(os.WTERMSIG(status)).name)
         else:
             log.error("a worker ended with status %d", os.waitstatus_to_exitcode(status))

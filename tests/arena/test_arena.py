@@ -31,7 +31,7 @@ from sidecar.arena.segment import HEADER_BYTES, SHM
 from sidecar.arena.view import attach
 from sidecar.errors import InternalError, MediaTooLarge, SettingsError
 from sidecar.stages.deliver.upstream import SharedMemory
-from sidecar.workers.memory import memory_limit
+from sidecar.workers.budget import memory_limit
 
 PAGE = SMALLEST_SLOT
 PAGES = 16

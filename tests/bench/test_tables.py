@@ -106,6 +106,8 @@ def test_every_mark_of_the_docs_has_a_result_that_exists() -> None:
         "recipes",
         "overload",
         "verdict",
+        "plan",
+        "tuner",
     }
 
 

@@ -197,6 +197,12 @@ class ScriptedServer(preprocessor_pb2_grpc.PreprocessorServicer, diagnostics_pb2
     async def SelfCheck(self, request: Any, context: Any) -> Any:  # noqa: N802 - as above
         return await self._unary("SelfCheck", [request], context)
 
+    async def GetThreadPlan(self, request: Any, context: Any) -> Any:  # noqa: N802 - as above
+        return await self._unary("GetThreadPlan", [request], context)
+
+    async def SetThreadPlan(self, request: Any, context: Any) -> Any:  # noqa: N802 - as above
+        return await self._unary("SetThreadPlan", [request], context)
+
 
 @asynccontextmanager
 async def serving(address: str = "127.0.0.1:0", *, message_bytes: int = -1) -> AsyncIterator[ScriptedServer]:

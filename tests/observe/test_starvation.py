@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -379,6 +380,16 @@ class TestBatches:
         assert (
             made.ceiling(Booked(START + 600 * MS, START + 700 * MS)) == 0
         )  # of that interval nothing is known
+
+    def test_round_trips_of_a_front_that_is_stopped_say_nothing_of_the_way(self) -> None:
+        made, stopped = account(took_ms=0), 80 * MS
+        for n in range(1, 30):
+            made.count(replace(counted(100 * n, n - 1, 5), rtt_ns=stopped), 0.5)
+            enter(made, call(100 * n, *[(Stage.DECODE, 100 * n + 60)], answered_ms=100 * n + 90))
+        made.count(replace(counted(3000, 29, 5), rtt_ns=stopped), 0.5)
+        found = ms(settled(made, 3000))
+        assert found[State.IDLE_PREP] >= 29 * 60
+        assert found.get(State.IDLE_XFER, 0.0) < 29 * 30
 
     @pytest.mark.parametrize(("target_rows", "expected"), [(0, 100), (1, 100), (8, 0)])
     def test_batches_of_one_size_say_nothing_of_fuller_ones(self, target_rows: int, expected: float) -> None:

@@ -11,7 +11,7 @@ from sidecar.deadline import Deadline
 from sidecar.media import DataType, DecodeTarget, Tensor
 from sidecar.reuse.content import Address
 from sidecar.reuse.prepared import Prepared
-from sidecar.workers.memory import memory_limit
+from sidecar.workers.budget import memory_limit
 
 PAGE = SMALLEST_SLOT
 FOREVER = Deadline(None)

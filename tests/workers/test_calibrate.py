@@ -14,8 +14,8 @@ from sidecar.arena.lease import Lease
 from sidecar.errors import CorruptMedia
 from sidecar.stages import fourier, kernels
 from sidecar.stages.admit.cost import CostModel
+from sidecar.workers.budget import memory_limit
 from sidecar.workers.calibrate import calibrate
-from sidecar.workers.memory import memory_limit
 from sidecar.workers.orders import lay_order
 from sidecar.workers.worker import Done, Job, work
 

@@ -34,7 +34,7 @@ from sidecar.stages.admit.gate import Gate, Slots, Ticket
 from sidecar.stages.admit.lanes import Lanes, LanesConfig
 from sidecar.stages.admit.turns import Asker
 from sidecar.stages.probe import probe
-from sidecar.workers.memory import memory_limit
+from sidecar.workers.budget import memory_limit
 from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.pool import ThreadWorkers
 from sidecar.workers.worker import Job, Outlet
@@ -257,3 +257,23 @@ async def test_bad_media_costs_its_job_only(workers: ThreadWorkers, gate: Gate) 
     assert damaged.cpu_ms > 0
     assert (await workers.run(good, await ticket(gate), ())).problem is None
     await idle(gate)
+
+
+async def test_another_plan_takes_nothing_from_jobs_that_run_or_wait(
+    workers: ThreadWorkers, gate: Gate
+) -> None:
+    slow = Held()
+    running = asyncio.create_task(workers.run(job(slow), await ticket(gate), []))
+    await asyncio.to_thread(slow.begun.wait, 30)
+    workers.resize(ThreadPlan(0, image_threads=2, audio_threads=1, probe_threads=1))
+    gate.resize(workers.slots, 2)
+    done = await workers.run(job(free()), await ticket(gate), [])
+    assert done.problem is None  # beside the one that still runs
+    slow.let_go.set()
+    assert (await running).problem is None
+    await idle(gate)
+
+
+async def test_threads_do_not_become_processes_while_running(workers: ThreadWorkers) -> None:
+    with pytest.raises(ValueError, match="worker processes"):
+        workers.resize(ThreadPlan(2, 2, 1, 1))

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -28,7 +29,7 @@ from sidecar.stages.admit.gate import Gate, Ticket
 from sidecar.stages.admit.lanes import Lanes, LanesConfig
 from sidecar.stages.admit.turns import Asker
 from sidecar.stages.probe import probe
-from sidecar.workers.memory import memory_limit
+from sidecar.workers.budget import memory_limit
 from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.precedence import NICENESS
 from sidecar.workers.supervisor import ProcessWorkers, WorkersConfig
@@ -443,6 +444,7 @@ async def test_small_jobs_go_to_the_other_workers_while_theirs_is_replaced() -> 
     async with crew(processes=1, threads=1, express=1) as it:
         for number in range(20):
             if number % 5 == 0:
+                await until(lambda: len(it.workers.crew().pids) == 2)
                 it.kill(1)  # forked last, so most often the one for small items
             assert (await it.send(faulty.GOOD, number, cpu_ms=SMALL_MS)).problem is None
         assert it.workers.crew().poisoned_total == 0
@@ -482,3 +484,72 @@ async def until(true: Callable[[], bool]) -> None:
     """Gives way to others until something is true; the test's own timeout bounds it."""
     while not true():  # noqa: ASYNC110 - what is waited for tells nobody
         await asyncio.sleep(0)
+
+
+async def at_work(it: Crew, jobs: int) -> Counter[str]:
+    """How so many jobs ended that were sent at once."""
+    done = await asyncio.gather(*(it.send(faulty.GOOD, number) for number in range(jobs)))
+    return Counter("well" if one.problem is None else one.problem.reason for one in done)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (ThreadPlan(1, 1, 1, 1), ThreadPlan(3, 3, 1, 1)),
+        (ThreadPlan(3, 3, 1, 1), ThreadPlan(1, 1, 1, 1)),
+        (ThreadPlan(2, 2, 1, 1), ThreadPlan(2, 6, 2, 1)),
+        (ThreadPlan(1, 1, 1, 1, 0), ThreadPlan(2, 2, 1, 1, 2)),
+        (ThreadPlan(2, 2, 1, 1, 2), ThreadPlan(2, 2, 1, 1, 0)),
+        (ThreadPlan(1, 4, 1, 1, 1), ThreadPlan(4, 4, 1, 1, 1)),
+    ],
+)
+async def test_the_plan_is_moved_under_load_and_no_job_notices(before: ThreadPlan, after: ThreadPlan) -> None:
+    async with crew(before.processes, before.image_threads, express=before.express_threads) as it:
+        sent = asyncio.create_task(at_work(it, 40))
+        await asyncio.sleep(0)
+        for plan in (after, before, after):
+            it.workers.resize(plan)
+            await asyncio.sleep(0)
+        assert await sent == {"well": 40}
+        await it.settled(after.processes + after.express_threads)
+        crew_ = it.workers.crew()
+        assert (crew_.deaths_total, crew_.reruns_total) == (0, 0)
+        assert await at_work(it, 8) == {"well": 8}
+        assert it.workers.slots.each[Modality.IMAGE] == after.image_threads + after.processes
+
+
+async def test_processes_that_the_plan_has_no_place_for_end(caplog: pytest.LogCaptureFixture) -> None:
+    async with crew(processes=3) as it:
+        before = set(it.workers.crew().pids)
+        it.workers.resize(ThreadPlan(1, 1, 1, 1))
+        await it.settled(1)
+        gone = before - set(it.workers.crew().pids)
+        assert len(gone) == 2
+        for pid in gone:
+            await until(lambda pid=pid: not alive(pid))  # type: ignore[misc]
+        assert await at_work(it, 4) == {"well": 4}
+        assert not caplog.text  # it is no error
+
+
+async def test_a_worker_that_is_leaving_and_dies_has_its_job_done_by_another() -> None:
+    async with crew(processes=1, threads=1) as it:
+        slow = asyncio.create_task(it.send(faulty.KILLED))
+        await asyncio.sleep(0)
+        it.workers.resize(ThreadPlan(2, 2, 1, 1))
+        done = await slow
+        assert isinstance(done.problem, CorruptMedia)
+        assert await at_work(it, 4) == {"well": 4}
+        await it.settled(2)
+
+
+async def test_workers_keep_to_the_cpus_of_the_plan() -> None:
+    cpus = tuple(sorted(os.sched_getaffinity(0)))[:2]
+    async with crew(processes=1) as it:
+        it.workers.resize(ThreadPlan(2, 4, 1, 1, cpus=cpus))
+        await it.settled(2)
+        expected = sorted((cpus[number % len(cpus)],) for number in range(2))
+
+        def kept() -> list[tuple[int, ...]]:
+            return sorted(tuple(sorted(os.sched_getaffinity(pid))) for pid in it.workers.crew().pids)
+
+        await until(lambda: kept() == expected)

@@ -818,3 +818,258 @@ class SelfCheckResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SelfCheckResponse: _TypeAlias = SelfCheckResponse  # noqa: Y015
+
+@_typing.final
+class GetThreadPlanRequest(_message.Message):
+    """Asks for the plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetThreadPlanRequest: _TypeAlias = GetThreadPlanRequest  # noqa: Y015
+
+@_typing.final
+class GetThreadPlanResponse(_message.Message):
+    """The plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> Global___ThreadPlan:
+        """The plan now."""
+
+    def __init__(
+        self,
+        *,
+        plan: Global___ThreadPlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetThreadPlanResponse: _TypeAlias = GetThreadPlanResponse  # noqa: Y015
+
+@_typing.final
+class SetThreadPlanRequest(_message.Message):
+    """Asks for other numbers. Those that are not given stay as they are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NumbersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    UNSET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By the settings' names: threads.image, threads.audio, threads.probe, threads.express, workers.processes."""
+
+    @_builtins.property
+    def unset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of numbers that are given back to the settings, and where these say nothing to the plan."""
+
+    def __init__(
+        self,
+        *,
+        numbers: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        unset: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["numbers", b"numbers", "unset", b"unset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetThreadPlanRequest: _TypeAlias = SetThreadPlanRequest  # noqa: Y015
+
+@_typing.final
+class SetThreadPlanResponse(_message.Message):
+    """What the plan is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> Global___ThreadPlan:
+        """The plan, in force already."""
+
+    def __init__(
+        self,
+        *,
+        plan: Global___ThreadPlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetThreadPlanResponse: _TypeAlias = SetThreadPlanResponse  # noqa: Y015
+
+@_typing.final
+class ThreadPlan(_message.Message):
+    """How many processes and threads each kind of work has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_CORES_FIELD_NUMBER: _builtins.int
+    BUDGET_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    BOUNDS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    budget_cores: _builtins.float
+    """What the container may use. Unit: cores."""
+    budget_memory_bytes: _builtins.int
+    """What the container may use. Unit: bytes."""
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanNumber]:
+        """Its numbers, each with its reason."""
+
+    @_builtins.property
+    def bounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetBound]:
+        """What bounds the cores and the memory, the tightest of either first."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanChange]:
+        """The last changes, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        budget_cores: _builtins.float = ...,
+        budget_memory_bytes: _builtins.int = ...,
+        numbers: _abc.Iterable[Global___PlanNumber] | None = ...,
+        bounds: _abc.Iterable[Global___BudgetBound] | None = ...,
+        changes: _abc.Iterable[Global___PlanChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "budget_cores", b"budget_cores", "budget_memory_bytes", b"budget_memory_bytes", "changes", b"changes", "numbers", b"numbers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThreadPlan: _TypeAlias = ThreadPlan  # noqa: Y015
+
+@_typing.final
+class PlanNumber(_message.Message):
+    """One number of a plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    IS_SET_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it is of, by the settings' name."""
+    number: _builtins.int
+    """How many."""
+    is_set: _builtins.bool
+    """Whether somebody set it, by settings or by hand."""
+    why: _builtins.str
+    """Why it is what it is."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        number: _builtins.int = ...,
+        is_set: _builtins.bool = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_set", b"is_set", "name", b"name", "number", b"number", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanNumber: _TypeAlias = PlanNumber  # noqa: Y015
+
+@_typing.final
+class BudgetBound(_message.Message):
+    """One thing that bounds what the container may use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHAT_FIELD_NUMBER: _builtins.int
+    CORES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    what: _builtins.str
+    """What it is."""
+    cores: _builtins.float
+    """Unit: cores."""
+    memory_bytes: _builtins.int
+    """Unit: bytes."""
+    def __init__(
+        self,
+        *,
+        what: _builtins.str = ...,
+        cores: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allows", b"allows", "cores", b"cores", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allows", b"allows", "cores", b"cores", "memory_bytes", b"memory_bytes", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_allows: _TypeAlias = _typing.Literal["cores", "memory_bytes"]  # noqa: Y015
+    _WhichOneofArgType_allows: _TypeAlias = _typing.Literal["allows", b"allows"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_allows) -> _WhichOneofReturnType_allows | None: ...
+
+Global___BudgetBound: _TypeAlias = BudgetBound  # noqa: Y015
+
+@_typing.final
+class PlanChange(_message.Message):
+    """A change of the plan while the server ran."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGO_S_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    ago_s: _builtins.float
+    """How long ago. Unit: seconds."""
+    why: _builtins.str
+    """What for."""
+    plan: _builtins.str
+    """The plan from then on, in words."""
+    def __init__(
+        self,
+        *,
+        ago_s: _builtins.float = ...,
+        why: _builtins.str = ...,
+        plan: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ago_s", b"ago_s", "plan", b"plan", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanChange: _TypeAlias = PlanChange  # noqa: Y015

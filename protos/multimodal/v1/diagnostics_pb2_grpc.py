@@ -50,6 +50,16 @@ class DiagnosticsStub(object):
                 request_serializer=multimodal_dot_v1_dot_diagnostics__pb2.SelfCheckRequest.SerializeToString,
                 response_deserializer=multimodal_dot_v1_dot_diagnostics__pb2.SelfCheckResponse.FromString,
                 _registered_method=True)
+        self.GetThreadPlan = channel.unary_unary(
+                '/multimodal.v1.Diagnostics/GetThreadPlan',
+                request_serializer=multimodal_dot_v1_dot_diagnostics__pb2.GetThreadPlanRequest.SerializeToString,
+                response_deserializer=multimodal_dot_v1_dot_diagnostics__pb2.GetThreadPlanResponse.FromString,
+                _registered_method=True)
+        self.SetThreadPlan = channel.unary_unary(
+                '/multimodal.v1.Diagnostics/SetThreadPlan',
+                request_serializer=multimodal_dot_v1_dot_diagnostics__pb2.SetThreadPlanRequest.SerializeToString,
+                response_deserializer=multimodal_dot_v1_dot_diagnostics__pb2.SetThreadPlanResponse.FromString,
+                _registered_method=True)
 
 
 class DiagnosticsServicer(object):
@@ -78,6 +88,21 @@ class DiagnosticsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetThreadPlan(self, request, context):
+        """How many processes and threads each kind of work has, and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetThreadPlan(self, request, context):
+        """Sets numbers of the plan by hand, at once and without a request's notice, until the settings say otherwise or the
+        server restarts. What cannot be is refused with the reason, and then nothing is changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DiagnosticsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +120,16 @@ def add_DiagnosticsServicer_to_server(servicer, server):
                     servicer.SelfCheck,
                     request_deserializer=multimodal_dot_v1_dot_diagnostics__pb2.SelfCheckRequest.FromString,
                     response_serializer=multimodal_dot_v1_dot_diagnostics__pb2.SelfCheckResponse.SerializeToString,
+            ),
+            'GetThreadPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetThreadPlan,
+                    request_deserializer=multimodal_dot_v1_dot_diagnostics__pb2.GetThreadPlanRequest.FromString,
+                    response_serializer=multimodal_dot_v1_dot_diagnostics__pb2.GetThreadPlanResponse.SerializeToString,
+            ),
+            'SetThreadPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetThreadPlan,
+                    request_deserializer=multimodal_dot_v1_dot_diagnostics__pb2.SetThreadPlanRequest.FromString,
+                    response_serializer=multimodal_dot_v1_dot_diagnostics__pb2.SetThreadPlanResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -179,6 +214,60 @@ class Diagnostics(object):
             '/multimodal.v1.Diagnostics/SelfCheck',
             multimodal_dot_v1_dot_diagnostics__pb2.SelfCheckRequest.SerializeToString,
             multimodal_dot_v1_dot_diagnostics__pb2.SelfCheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetThreadPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/multimodal.v1.Diagnostics/GetThreadPlan',
+            multimodal_dot_v1_dot_diagnostics__pb2.GetThreadPlanRequest.SerializeToString,
+            multimodal_dot_v1_dot_diagnostics__pb2.GetThreadPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetThreadPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/multimodal.v1.Diagnostics/SetThreadPlan',
+            multimodal_dot_v1_dot_diagnostics__pb2.SetThreadPlanRequest.SerializeToString,
+            multimodal_dot_v1_dot_diagnostics__pb2.SetThreadPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

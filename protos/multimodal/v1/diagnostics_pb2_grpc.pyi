@@ -41,6 +41,12 @@ class DiagnosticsStub:
     """Replays a request's tensors into the model server for a short while, beside whatever else it does, and compares
     what it answers then with what it answered before: a second way to the same figure. It loads the accelerator.
     """
+    GetThreadPlan: _grpc.UnaryUnaryMultiCallable[_diagnostics_pb2.GetThreadPlanRequest, _diagnostics_pb2.GetThreadPlanResponse]
+    """How many processes and threads each kind of work has, and why."""
+    SetThreadPlan: _grpc.UnaryUnaryMultiCallable[_diagnostics_pb2.SetThreadPlanRequest, _diagnostics_pb2.SetThreadPlanResponse]
+    """Sets numbers of the plan by hand, at once and without a request's notice, until the settings say otherwise or the
+    server restarts. What cannot be is refused with the reason, and then nothing is changed.
+    """
 
 @_typing.type_check_only
 class DiagnosticsAsyncStub(DiagnosticsStub):
@@ -54,6 +60,12 @@ class DiagnosticsAsyncStub(DiagnosticsStub):
     SelfCheck: _aio.UnaryUnaryMultiCallable[_diagnostics_pb2.SelfCheckRequest, _diagnostics_pb2.SelfCheckResponse]  # type: ignore[assignment]
     """Replays a request's tensors into the model server for a short while, beside whatever else it does, and compares
     what it answers then with what it answered before: a second way to the same figure. It loads the accelerator.
+    """
+    GetThreadPlan: _aio.UnaryUnaryMultiCallable[_diagnostics_pb2.GetThreadPlanRequest, _diagnostics_pb2.GetThreadPlanResponse]  # type: ignore[assignment]
+    """How many processes and threads each kind of work has, and why."""
+    SetThreadPlan: _aio.UnaryUnaryMultiCallable[_diagnostics_pb2.SetThreadPlanRequest, _diagnostics_pb2.SetThreadPlanResponse]  # type: ignore[assignment]
+    """Sets numbers of the plan by hand, at once and without a request's notice, until the settings say otherwise or the
+    server restarts. What cannot be is refused with the reason, and then nothing is changed.
     """
 
 class DiagnosticsServicer(metaclass=_abc_1.ABCMeta):
@@ -83,6 +95,24 @@ class DiagnosticsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_diagnostics_pb2.SelfCheckResponse, _abc.Awaitable[_diagnostics_pb2.SelfCheckResponse]]:
         """Replays a request's tensors into the model server for a short while, beside whatever else it does, and compares
         what it answers then with what it answered before: a second way to the same figure. It loads the accelerator.
+        """
+
+    @_abc_1.abstractmethod
+    def GetThreadPlan(
+        self,
+        request: _diagnostics_pb2.GetThreadPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_diagnostics_pb2.GetThreadPlanResponse, _abc.Awaitable[_diagnostics_pb2.GetThreadPlanResponse]]:
+        """How many processes and threads each kind of work has, and why."""
+
+    @_abc_1.abstractmethod
+    def SetThreadPlan(
+        self,
+        request: _diagnostics_pb2.SetThreadPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_diagnostics_pb2.SetThreadPlanResponse, _abc.Awaitable[_diagnostics_pb2.SetThreadPlanResponse]]:
+        """Sets numbers of the plan by hand, at once and without a request's notice, until the settings say otherwise or the
+        server restarts. What cannot be is refused with the reason, and then nothing is changed.
         """
 
 def add_DiagnosticsServicer_to_server(servicer: DiagnosticsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

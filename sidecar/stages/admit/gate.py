@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, NoReturn, Protocol
+from typing import Annotated, Final, NoReturn, Protocol
 
 from annotated_types import Ge
 
@@ -170,7 +170,7 @@ _NO_ROOM = NoRoom()
 
 
 class Gate:
-    """Slots, and a queue in front of them."""
+    """Slots, and a queue in front of them. `done_ms` is the work that has ended, by what it was predicted to cost."""
 
     def __init__(
         self,
@@ -205,6 +205,21 @@ class Gate:
         self._admitted: Counter[Modality] = Counter()
         self._dropped: Counter[Modality] = Counter()
         self._refused: Counter[Modality] = Counter()
+        self.done_ms = 0.0
+
+    def crowded(self, threads: Mapping[Modality, int]) -> frozenset[Modality]:
+        """The modalities of which items wait while at least so many have slots."""
+        return frozenset(
+            modality
+            for modality, most in threads.items()
+            if self._queued[modality] and self._running[modality] >= most
+        )
+
+    def resize(self, slots: Slots, cores: int) -> None:
+        """Goes by other slots, of so many cores, from now on. Who has one keeps it."""
+        self._slots = slots
+        self._turns.resize(cores, slots.express)
+        self.kick()
 
     def check(self, asker: Asker, count: int) -> None:
         """Refuses what would be refused whatever its items cost: for calls whose media has not come yet.
@@ -301,6 +316,7 @@ class Gate:
 
     def end(self, work: Work, cpu_ms: float, *, express: bool) -> None:
         """For tickets alone: the work has ended."""
+        self.done_ms += work.cost.cpu_ms if cpu_ms else 0.0
         self._decoding_bytes -= work.cost.decoded_bytes
         self._running[work.asker.modality] -= not express
         self._express -= express
@@ -432,8 +448,8 @@ class Gate:
 
 
 # What a process takes that has done nothing yet, and the front; measured with a recipe of each kind loaded.
-_BARE_BYTES = 64 << 20
-_FRONT_BYTES = 192 << 20
+BARE_BYTES: Final = 64 << 20
+FRONT_BYTES: Final = 192 << 20
 _LEAST_MEMORY, _MOST_MEMORY = 64 << 20, 4 << 30
 
 
@@ -441,7 +457,7 @@ def choose_memory_bytes(asked: int, limit: int, arena: int, processes: int) -> i
     """`gate.memory_bytes`: what was asked, or for 0 half of what is left of `limit` bytes beside the arena and what
     the processes take by themselves: the other half is for media that waits.
     """
-    left = limit - arena - _FRONT_BYTES - processes * _BARE_BYTES
+    left = limit - arena - FRONT_BYTES - processes * BARE_BYTES
     return asked or min(_MOST_MEMORY, max(_LEAST_MEMORY, left // 2))
 
 

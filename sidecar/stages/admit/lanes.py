@@ -233,6 +233,11 @@ class Lanes:
         self._full_ns = 0
         self._done_ms = 0.0
 
+    def resize(self, cores: int, express: int) -> None:
+        """What is known of the rate a core stays."""
+        self._rate *= cores / self._cores
+        self._cores, self._express = cores, express
+
     @property
     def rate(self) -> float:
         """Milliseconds of one core that are worked off in a millisecond, when there is enough to do."""

@@ -87,6 +87,10 @@ class Verdict:
 class Turns(Protocol):
     """Who is let in, and whose turn is next. `now_ns` is the monotonic clock; it never goes back."""
 
+    def resize(self, cores: int, express: int) -> None:
+        """From now on there are so many cores, and slots for small items beside."""
+        ...
+
     def full(self, asker: Asker, count: int, now_ns: int) -> Refusal | None:
         """Why there is no room for `count` more items of an asker, whatever they cost; None where there is."""
         ...

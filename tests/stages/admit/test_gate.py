@@ -118,6 +118,32 @@ class TestSlots:
         tickets[0].release()
         assert not is_waiting(places)
 
+    async def test_more_slots_are_given_out_at_once(self) -> None:
+        gate = one_slot()
+        await taken(gate)
+        places = enter(gate)
+        assert is_waiting(places)
+        gate.resize(Slots({Modality.IMAGE: 2, Modality.AUDIO: 1}, 3), 2)
+        assert not is_waiting(places)
+
+    async def test_who_has_a_slot_that_is_taken_away_keeps_it_to_its_end(self) -> None:
+        gate = opened(Slots({Modality.IMAGE: 2}, 2))
+        first, second = await taken(gate), await taken(gate)
+        places = enter(gate)
+        gate.resize(Slots({Modality.IMAGE: 1}, 1), 1)
+        first.release()
+        assert is_waiting(places)
+        second.release()
+        assert not is_waiting(places)
+
+    async def test_small_items_lose_and_get_their_slots(self) -> None:
+        gate = one_slot()
+        await taken(gate)
+        places = enter(gate, SMALL)
+        assert is_waiting(places)
+        gate.resize(Slots({Modality.IMAGE: 1, Modality.AUDIO: 1}, 2, 1), 2)
+        assert (await places.ticket(0)).express
+
     async def test_each_item_of_a_call_has_a_ticket_of_its_own(self) -> None:
         gate = opened(Slots({Modality.IMAGE: 2}, 2))
         places = enter(gate, COST, Cost(20.0, 7), COST)
@@ -514,6 +540,9 @@ class Dropping:
     def __init__(self) -> None:
         self.inside = 0
         self._works: list[Work] = []
+
+    def resize(self, cores: int, express: int) -> None:
+        """It asks for neither."""
 
     def full(self, _asker: Asker, _count: int, _now_ns: int) -> Refusal | None:
         return None

@@ -10,7 +10,7 @@ import pytest
 from sidecar.arena.arena import Arena, ArenaConfig
 from sidecar.arena.lease import Lease
 from sidecar.media import Tensor
-from sidecar.workers.memory import memory_limit
+from sidecar.workers.budget import memory_limit
 
 
 class Bench:

@@ -1,0 +1,34 @@
+"""The plan's and the tuner's results as the docs show them. Reads results only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Result = Mapping[str, Any]
+_POOLS = ("image", "audio")
+
+
+def sweep(result: Result) -> str:
+    """Every static plan beside the default."""
+    default = result["default"]
+    own = ", ".join(f"{default[f'threads.{pool}']} {pool}" for pool in _POOLS)
+    lines = [
+        "| load | image threads | audio threads | work, by the default's |",
+        "| --- | --- | --- | --- |",
+    ]
+    for case in result["cases"]:
+        threads = " | ".join(str(case.get(pool, default[f"threads.{pool}"])) for pool in _POOLS)
+        lines.append(f"| {case['sweep']} | {threads} | {case['by_default']:.2f} |")
+    return "\n".join([*lines, "", f"The default here is {own} threads."])
+
+
+def settles(result: Result) -> str:
+    """Where the tuner came to, from where, and how good that is."""
+    lines = ["| began with | came to | work, by the best static plan's |", "| --- | --- | --- |"]
+    lines += [
+        f"| {case['case'].removeprefix('from ')} | {case['plan']} | {case['beside_best']:.2f} |"
+        for case in result["cases"]
+        if case["kind"] in {"settles", "resized"}
+    ]
+    return "\n".join(lines)

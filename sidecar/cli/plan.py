@@ -1,0 +1,112 @@
+"""`sidecar plan`: what the container has, the threads that follow from it, and why these numbers.
+
+It reads the settings as `serve` does and the limits of where it runs, or those that it is told, starts nothing, and
+needs no server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sidecar.settings import Settings
+from sidecar.workers.budget import Bound, Budget, read_budget
+from sidecar.workers.plan import ThreadPlan, plan_threads
+
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+_MEMORY = re.compile(r"(\d+)(Ki|Mi|Gi|K|M|G)?")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What may follow `sidecar plan`, beside the settings' own flags."""
+    parser.add_argument(
+        "--cores",
+        type=_cores,
+        metavar="N",
+        help="plan for a quota of so many cores, such as 2.5, instead of this one",
+    )
+    parser.add_argument(
+        "--memory", type=_memory, metavar="SIZE", help="plan for so much memory, such as 2Gi, instead of this"
+    )
+    parser.add_argument("--json", action="store_true", help="print it as one JSON object")
+
+
+def plan(settings: Settings, options: argparse.Namespace, root: Path = Path("/")) -> int:
+    """Prints the plan. Raises SettingsError for settings that make none."""
+    budget = _supposed(read_budget(os.sched_getaffinity(0), root), options.cores, options.memory)
+    made = plan_threads(settings.threads, settings.workers.processes, budget)
+    told = json.dumps(_fields(budget, made), indent=2) if options.json else "\n".join(_lines(budget, made))
+    print(told)  # noqa: T201 - a command talks to its terminal
+    return 0
+
+
+def _supposed(budget: Budget, cores: float | None, memory_bytes: int | None) -> Budget:
+    """The budget of a container with these limits instead, on a machine that has more."""
+    if cores is not None:
+        cpus = tuple(range(max(len(budget.cpus), math.ceil(cores) + 1)))
+        bounds = (Bound("what was asked for", cores),)
+        budget = dataclasses.replace(budget, cpus=cpus, quota=cores, exclusive=False, cpu_bounds=bounds)
+    if memory_bytes is not None:
+        bounds = (Bound("what was asked for", memory_bytes),)
+        budget = dataclasses.replace(budget, memory_bytes=memory_bytes, memory_bounds=bounds)
+    return budget
+
+
+def _lines(budget: Budget, made: ThreadPlan) -> Iterator[str]:
+    yield f"{budget.cores:g} cores" + (
+        ", which seem to be this container's alone" if budget.exclusive else ""
+    )
+    yield from _bounds(budget.cpu_bounds, lambda allows: f"{allows:g}")
+    yield f"{_size(budget.memory_bytes)} of memory"
+    yield from _bounds(budget.memory_bounds, _size)
+    for file in budget.unreadable:
+        yield f"cannot be read, and may be a limit all the same: {file}"
+    yield ""
+    width = max(len(reason.what) for reason in made.reasons)
+    for reason in made.reasons:
+        yield f"{reason.what:<{width}}  {reason.number:>3}  {reason.why}"
+
+
+def _bounds(bounds: tuple[Bound, ...], shown: Callable[[float], str]) -> Iterator[str]:
+    for number, bound in enumerate(bounds):
+        yield f"  {shown(bound.allows):>10}  {bound.what}{'' if number else '  <- the tightest'}"
+
+
+def _fields(budget: Budget, made: ThreadPlan) -> dict[str, Any]:
+    return {
+        "cores": budget.cores,
+        "cpus": list(budget.cpus),
+        "exclusive": budget.exclusive,
+        "memory_bytes": budget.memory_bytes,
+        "cpu_bounds": [dataclasses.asdict(bound) for bound in budget.cpu_bounds],
+        "memory_bounds": [dataclasses.asdict(bound) for bound in budget.memory_bounds],
+        "unreadable": list(budget.unreadable),
+        "plan": [dataclasses.asdict(reason) for reason in made.reasons],
+    }
+
+
+def _size(nbytes: float) -> str:
+    return f"{nbytes / (1 << 30):.4g} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.4g} MiB"
+
+
+def _cores(text: str) -> float:
+    cores = float(text)
+    if not 0.01 <= cores <= 4096:  # noqa: PLR2004 - more than any machine has
+        raise argparse.ArgumentTypeError(f"{text} cores: from 0.01 to 4096 can be")
+    return cores
+
+
+def _memory(text: str) -> int:
+    match = _MEMORY.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size: write bytes, or a number with Ki, Mi, Gi, K, M or G"
+        )
+    return int(match[1]) * _UNITS[match[2] or ""]
