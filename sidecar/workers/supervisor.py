@@ -451,7 +451,7 @@ class ProcessWorkers:
     def _watch(self) -> None:
         """Ends workers whose job overran its lease."""
         now = time.monotonic_ns()
-        for worker in self._ready():
+        for worker in [each for each in self._workers.values() if each.pidfd >= 0 and not each.doomed]:
             late = [
                 task
                 for task in worker.running.values()

@@ -288,15 +288,17 @@ async def test_a_worker_killed_fifty_times_under_load_loses_no_job() -> None:
                 number += 8
 
         callers = [asyncio.create_task(load(first)) for first in range(8)]
-        for kill in range(50):
-            before = answered
-            it.kill(kill % 2)
-            while it.workers.crew().deaths_total <= kill or answered < before + 16:
-                await asyncio.sleep(0)
-                assert not any(caller.done() for caller in callers), "a job was lost"
-            while len(it.workers.crew().pids) < 2:
-                await it.workers.changed()
-        stop.set()
+        try:
+            for kill in range(50):
+                before = answered
+                it.kill(kill % 2)
+                while it.workers.crew().deaths_total <= kill or answered < before + 16:
+                    await asyncio.sleep(0)
+                    assert not any(caller.done() for caller in callers), "a job was lost"
+                while len(it.workers.crew().pids) < 2:
+                    await it.workers.changed()
+        finally:
+            stop.set()  # however it ends: who goes on calling keeps the workers from closing
         await asyncio.gather(*callers)
         counts = it.workers.crew()
         assert (counts.deaths_total, counts.poisoned_total) == (50, 0)
@@ -553,3 +555,14 @@ async def test_workers_keep_to_the_cpus_of_the_plan() -> None:
             return sorted(tuple(sorted(os.sched_getaffinity(pid))) for pid in it.workers.crew().pids)
 
         await until(lambda: kept() == expected)
+
+
+async def test_a_worker_that_is_leaving_and_hangs_is_ended_by_its_jobs_lease() -> None:
+    async with crew(processes=1, threads=1, lease_s=0.3) as it:
+        hanging = asyncio.create_task(it.send(faulty.HANGS))
+        await until(lambda: it.gate.statistics()[Modality.IMAGE].running == 1)
+        it.workers.resize(ThreadPlan(1, 3, 1, 1))  # more threads than the present one has
+        assert isinstance((await hanging).problem, CorruptMedia)
+        assert it.workers.crew().hangs_total == 2
+        assert await at_work(it, 4) == {"well": 4}
+        await it.settled(1)
