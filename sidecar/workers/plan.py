@@ -100,8 +100,8 @@ class ThreadPlan:
 def plan_threads(
     config: ThreadsConfig, processes: int | None, budget: Budget, *, pin: bool = False
 ) -> ThreadPlan:
-    """A thread for every core of the budget for pictures, half as many for sound (seldom the larger share), one for
-    probe, and for small items a tenth of the cores, which costs the others nothing while there are none.
+    """A thread for every core of the budget for pictures, as many for sounds, one for probe, and for small items a
+    tenth of the cores, which costs the others nothing while there are none.
 
     Decoders release the interpreter lock for most of their time, so a thread a core fills the machine. `processes`
     None takes the plan's own: one a thread up to four, then one for every four. `pin` keeps each process to its part of
@@ -122,8 +122,8 @@ def plan_threads(
     audio = chosen(
         "threads.audio",
         config.audio or None,
-        max(1, cores // 2),
-        "half of what pictures get, for sound is seldom the larger share",
+        cores,
+        "as many as pictures: where only sounds come they fill the cores too",
     )
     probe = chosen("threads.probe", config.probe or None, 1, "headers of sounds take a millisecond each")
     express = chosen(

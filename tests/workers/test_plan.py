@@ -22,14 +22,14 @@ def budget(cpus: int, quota: float | None = None, memory_bytes: int = 64 * GIB) 
     ("config", "processes", "given_", "plan"),
     [
         (ThreadsConfig(), None, budget(1), ThreadPlan(1, 1, 1, 1, 1)),
-        (ThreadsConfig(), None, budget(2), ThreadPlan(2, 2, 1, 1, 1)),
-        (ThreadsConfig(), None, budget(4), ThreadPlan(4, 4, 2, 1, 1)),
-        (ThreadsConfig(), None, budget(8), ThreadPlan(4, 8, 4, 1, 1)),
-        (ThreadsConfig(), None, budget(64), ThreadPlan(16, 64, 32, 1, 6)),
-        (ThreadsConfig(image=1), None, budget(8), ThreadPlan(1, 1, 4, 1, 1)),
+        (ThreadsConfig(), None, budget(2), ThreadPlan(2, 2, 2, 1, 1)),
+        (ThreadsConfig(), None, budget(4), ThreadPlan(4, 4, 4, 1, 1)),
+        (ThreadsConfig(), None, budget(8), ThreadPlan(4, 8, 8, 1, 1)),
+        (ThreadsConfig(), None, budget(64), ThreadPlan(16, 64, 64, 1, 6)),
+        (ThreadsConfig(image=1), None, budget(8), ThreadPlan(1, 1, 8, 1, 1)),
         (ThreadsConfig(image=3, audio=2, probe=4, express=3), 5, budget(8), ThreadPlan(5, 3, 2, 4, 3)),
-        (ThreadsConfig(express=0), None, budget(2), ThreadPlan(2, 2, 1, 1, 0)),
-        (ThreadsConfig(), 0, budget(2), ThreadPlan(0, 2, 1, 1, 1)),
+        (ThreadsConfig(express=0), None, budget(2), ThreadPlan(2, 2, 2, 1, 0)),
+        (ThreadsConfig(), 0, budget(2), ThreadPlan(0, 2, 2, 1, 1)),
     ],
 )
 def test_the_plan_follows_the_cores_and_the_settings_win(
@@ -69,7 +69,7 @@ def test_a_small_memory_has_fewer_processes_with_more_threads_each() -> None:
         (ThreadsConfig(audio=99), None, "threads.audio", "at most 16"),
         (ThreadsConfig(express=99), None, "threads.express", "at most 16"),
         (ThreadsConfig(probe=99), None, "threads.probe", "at most 16"),
-        (ThreadsConfig(), 4, "workers.processes", "a process without a thread does nothing"),
+        (ThreadsConfig(), 5, "workers.processes", "a process without a thread does nothing"),
         (ThreadsConfig(image=16), 12, "workers.processes", "memory limit of 600 MiB"),
     ],
 )

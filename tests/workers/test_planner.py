@@ -75,10 +75,10 @@ def test_numbers_that_a_smaller_budget_does_not_allow_are_given_back(
 def test_settings_read_anew_take_the_place_of_hands() -> None:
     planner, _ = opened()
     planner.set({"threads.image": 1})
-    planner.reconfigure(Wanted(ThreadsConfig(audio=4)))
-    assert (planner.plan.image_threads, planner.plan.audio_threads) == (4, 4)
+    planner.reconfigure(Wanted(ThreadsConfig(audio=3)))
+    assert (planner.plan.image_threads, planner.plan.audio_threads) == (4, 3)
     planner.set({"threads.image": 1})
-    planner.reconfigure(Wanted(ThreadsConfig(audio=4)))  # the same again says nothing new
+    planner.reconfigure(Wanted(ThreadsConfig(audio=3)))  # the same again says nothing new
     assert planner.plan.image_threads == 1
 
 
