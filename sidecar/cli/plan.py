@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sidecar.app import wanted
 from sidecar.settings import Settings
 from sidecar.workers.budget import Bound, Budget, read_budget
-from sidecar.workers.plan import ThreadPlan, plan_threads
+from sidecar.workers.plan import ThreadPlan
+from sidecar.workers.planner import Planner
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 _MEMORY = re.compile(r"(\d+)(Ki|Mi|Gi|K|M|G)?")
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def plan(settings: Settings, options: argparse.Namespace, root: Path = Path("/")) -> int:
     """Prints the plan. Raises SettingsError for settings that make none."""
     budget = _supposed(read_budget(os.sched_getaffinity(0), root), options.cores, options.memory)
-    made = plan_threads(settings.threads, settings.workers.processes, budget)
+    made = Planner(wanted(settings), budget).plan
     told = json.dumps(_fields(budget, made), indent=2) if options.json else "\n".join(_lines(budget, made))
     print(told)  # noqa: T201 - a command talks to its terminal
     return 0

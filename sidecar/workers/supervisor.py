@@ -190,20 +190,20 @@ class ProcessWorkers:
         begun = time.monotonic()
         try:
             async with asyncio.timeout(self._config.start_s):
-                while len(self._ready()) < len(_places(self._plan)):
+                while len(self._ready()) < self._processes:
                     await self._change()
         except TimeoutError:
             await self.close()
             raise SettingsError(
                 f"`workers.start_s` is {self._config.start_s:g} s and only {len(self._ready())} of "
-                f"{len(_places(self._plan))} worker processes were warm by then: their log lines stand above; "
+                f"{self._processes} worker processes were warm by then: their log lines stand above; "
                 "allow more time, or run without processes by `workers: 0`",
                 key="workers.start_s",
                 value=self._config.start_s,
             ) from None
         log.info(
             "%d worker processes of %s threads are warm after %.1f s",
-            len(_places(self._plan)),
+            self._processes,
             self._threads,
             time.monotonic() - begun,
         )
@@ -238,6 +238,11 @@ class ProcessWorkers:
     def _cpus_of(self, place: int) -> tuple[int, ...]:
         """The CPUs that the process of a place keeps to; none for all, as for small items."""
         return () if place < 0 else self._plan.cpus_of(place)
+
+    @property
+    def _processes(self) -> int:
+        """How many the plan has, those of small items among them."""
+        return len(_places(self._plan))
 
     @property
     def _threads(self) -> int:
@@ -316,7 +321,7 @@ class ProcessWorkers:
             self._let_go(worker)
 
     def __repr__(self) -> str:
-        return f"<ProcessWorkers {len(self._ready())} of {len(_places(self._plan))} alive>"
+        return f"<ProcessWorkers {len(self._ready())} of {self._processes} alive>"
 
     # Orders and reports
 
@@ -372,9 +377,12 @@ class ProcessWorkers:
             return self._freest(modality)
         return next((worker for worker in express if not worker.alone and not worker.running), None)
 
+    def _alive(self) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if worker.pidfd >= 0 and not worker.doomed]
+
     def _ready(self) -> list[_Worker]:
         """Who takes orders: who is leaving only until another of its kind does."""
-        alive = [worker for worker in self._workers.values() if worker.pidfd >= 0 and not worker.doomed]
+        alive = self._alive()
         staying = {worker.express for worker in alive if not worker.leaving}
         return [worker for worker in alive if not worker.leaving or worker.express not in staying]
 
@@ -451,7 +459,7 @@ class ProcessWorkers:
     def _watch(self) -> None:
         """Ends workers whose job overran its lease."""
         now = time.monotonic_ns()
-        for worker in [each for each in self._workers.values() if each.pidfd >= 0 and not each.doomed]:
+        for worker in self._alive():
             late = [
                 task
                 for task in worker.running.values()

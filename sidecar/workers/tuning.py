@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
 from sidecar.media import Modality
 from sidecar.observe.machine import Machine, Usage, between
@@ -20,7 +20,6 @@ from sidecar.workers.tuner import TICK_S, Kind, Move, Numbers, Sample, Tuner
 log = logging.getLogger(__name__)
 
 Mode = Literal["off", "advise", "act"]
-_NEXT: Final = "%s: would try %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ class Tuning:
         elif move is not None:
             log.info("tuner: %s: would go by %s", move.why, _named(move.numbers))
         elif (other := self._tuner.call_off(sample.at_ns)) is not None:
-            log.info(_NEXT, "tuner: items wait", _named(other))
+            log.info("tuner: items wait: would try %s", _named(other))
 
     def _make(self, move: Move) -> None:
         words = f"tuner: {move.kind.value} {_named(move.numbers)}: {move.why}"
