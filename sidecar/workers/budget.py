@@ -137,17 +137,17 @@ def _allowed(
 
 def _files(root: Path, places: Places, unreadable: list[str]) -> Iterator[Path]:
     """Files of groups that are there, each once: mount points are links to each other on many machines."""
-    seen: set[Path] = set()
+    seen: set[tuple[int, int]] = set()
     for file in group_files(root, places):
         try:
-            real = file.resolve(strict=True)
+            found = file.stat()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             unreadable.append(f"{file}: {_why(error)}")
             continue
-        if real not in seen:
-            seen.add(real)
+        if (found.st_dev, found.st_ino) not in seen:
+            seen.add((found.st_dev, found.st_ino))
             yield file
 
 
