@@ -36,7 +36,6 @@ def run(rounds: int = ROUNDS) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         with stage(Path(folder)) as on:
             troupe = Troupe(on)
-            troupe.measure()
             played = [troupe.play(each) for each in episodes(rounds)]
             told = {"kind": on.kind, "quota": on.quota.kind}
             rates = dict(troupe.rates)

@@ -73,6 +73,7 @@ class App:
         self.metrics_address = ""
         self.finished_drain = True
         self._planner: Planner | None = None
+        self._watcher: Watcher | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[App]:
@@ -174,15 +175,11 @@ class App:
             await server.start()
             parts.push_async_callback(self._stop, server)
             self.addresses = server.addresses
-            for task in (
-                asyncio.create_task(_tell_readiness(server, catalogue, workers)),
-                asyncio.create_task(_sweep(arena, replays)),
-                asyncio.create_task(planner.watch()),
-                asyncio.create_task(
-                    Tuning(settings.tuner, planner, gate, lambda: workers.crew().pids).watch()
-                ),
-            ):
-                parts.callback(task.cancel)
+            jobs = [_tell_readiness(server, catalogue, workers), _sweep(arena, replays), planner.watch()]
+            if settings.tuner.mode != "off":
+                jobs.append(Tuning(settings.tuner, planner, gate, lambda: workers.crew().pids).watch())
+            for job in jobs:
+                parts.callback(asyncio.create_task(job).cancel)
             yield self
 
     @asynccontextmanager
@@ -200,16 +197,13 @@ class App:
         async with AsyncExitStack() as parts:
             parts.push_async_callback(asyncio.to_thread, tracing.close)
             whole = bool(settings.tracing.endpoint) or settings.log.requests != "none"
-            watcher, journal = None, Journal(kept=False)
-            if settings.verdict.enabled or whole:
-                journal = Journal(queues=whole, takers=[surroundings.remember])
-                sinks = (requests.record, tracing.record)
-                watcher = Watcher(settings.verdict, journal, surroundings, sinks)
-                watcher.open()
-                parts.push_async_callback(watcher.close)
-            told = watcher if settings.verdict.enabled else None
-            self_check = SelfCheck(upstream, told)
-            diagnostics = Diagnostics(told, surroundings, catalogue, self_check, planner)
+            journal = Journal(settings.verdict.enabled or whole, whole, [surroundings.remember])
+            sinks = (requests.record, tracing.record)
+            watcher = self._watcher = Watcher(settings.verdict, journal, surroundings, sinks)
+            watcher.open()
+            parts.push_async_callback(watcher.close)
+            self_check = SelfCheck(upstream, watcher)
+            diagnostics = Diagnostics(watcher, surroundings, catalogue, self_check, planner)
             metrics.watch(lambda: readings.verdict_readings(watcher))
             pages = StatusPages(asyncio.get_running_loop(), diagnostics)
             self.metrics_address = parts.enter_context(metrics.served(settings.metrics, pages.serve))
@@ -221,9 +215,12 @@ class App:
         Raises SettingsError for those that cannot be; then nothing is changed.
         """
         assert self._planner is not None  # noqa: S101 - made before anything is bound
+        assert self._watcher is not None  # noqa: S101 - the same
         self._planner.reconfigure(wanted(settings))
+        self._watcher.reconfigure(settings.verdict)
         live = dataclasses.replace(
             self._settings,
+            verdict=settings.verdict,
             threads=settings.threads,
             workers=dataclasses.replace(self._settings.workers, processes=settings.workers.processes),
         )

@@ -126,9 +126,9 @@ def handover_readings(upstream: TritonUpstream | None) -> Iterator[Reading]:
     )
 
 
-def verdict_readings(watcher: Watcher | None) -> Iterator[Reading]:
+def verdict_readings(watcher: Watcher) -> Iterator[Reading]:
     """What the accelerators did by state, and what IDLE_PREP is charged to, where anybody watches."""
-    if watcher is None:
+    if not watcher.watches:
         return
     watcher.refresh()
     yield from _told(

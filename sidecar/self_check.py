@@ -62,7 +62,7 @@ class Checked:
 class SelfCheck:
     """Runs self-checks. `offer` is told of every hand-over and costs nothing while none is awaited."""
 
-    def __init__(self, upstream: Upstream | None, watcher: Watcher | None) -> None:
+    def __init__(self, upstream: Upstream | None, watcher: Watcher) -> None:
         self._upstream = upstream
         self._watcher = watcher
         self._wanted: tuple[str, asyncio.Future[Call]] | None = None
@@ -82,7 +82,7 @@ class SelfCheck:
         Raises InvalidRequest for seconds out of bounds and where nobody watches, Overloaded while another check runs,
         DeadlineExceeded where no request comes that could be replayed, and what the model server's failures are.
         """
-        if self._upstream is None or self._watcher is None:
+        if self._upstream is None or not self._watcher.watches:
             missing = "triton.address" if self._upstream is None else "verdict.enabled"
             raise InvalidRequest(f"there is nothing to check: set `{missing}`", field="model")
         if not LEAST_S <= seconds <= MOST_S:

@@ -64,15 +64,18 @@ class Surroundings:
         self._workers = workers
         self._planner = planner
         self._seen: defaultdict[str, deque[MediaInfo]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
+        self._familiar: set[str] = set()
         self._ended = 0
         self._fast: dict[str, Recipe | None] = {}
 
     def remember(self, passage: Passage) -> None:
         """Keeps the facts of a call's first item, of many calls those of a few."""
-        seen = self._seen[passage.model]
         self._ended += 1
-        if len(seen) == _REMEMBERED and self._ended % _REMEMBERED:
+        if self._ended % _REMEMBERED and passage.model in self._familiar:
             return
+        seen = self._seen[passage.model]
+        if len(seen) == _REMEMBERED:
+            self._familiar.add(passage.model)
         for item in passage.items[:1]:
             if isinstance(item, Item) and item.info is not None and item.cpu_ms:
                 seen.append(item.info)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.errors import InvalidRequest
-from sidecar.observe.watcher import UpstreamFacts
-from sidecar.self_check import Checked, SelfCheck
+from sidecar.self_check import Checked
 
 
 def test_the_part_that_is_lacking_is_what_feeding_adds() -> None:
@@ -28,8 +26,3 @@ def test_a_server_that_is_slower_when_fed_lacked_nothing() -> None:
 
 def test_one_that_answered_nothing_says_nothing() -> None:
     assert Checked("model", 0, 0, 0.0).starved_by_rates == 0
-
-
-async def test_without_a_model_server_there_is_nothing_to_check() -> None:
-    with pytest.raises(InvalidRequest, match=r"`triton\.address`"):
-        await SelfCheck(None, None).run("clip", ("model", UpstreamFacts(("clip",))), 2)

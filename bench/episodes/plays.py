@@ -142,19 +142,24 @@ _ALARMING = 0.2
 
 @dataclass(slots=True)
 class Troupe:
-    """A stage, and what it is known to be capable of: calls a second by media, without an accelerator's time."""
+    """A stage, and what it was capable of of late: calls a second by media, without an accelerator's time."""
 
     stage: Stage
     rates: dict[str, float] = field(default_factory=dict)
 
-    def measure(self) -> None:
-        """Finds out the rates."""
+    def measure(self, media: str) -> None:
+        """Finds out a rate."""
         self.stage.calm()
-        for name, load in LOADS.items():
-            self.rates[name] = self.stage.loop.run(self.stage.rate(load, _MEASURE_S))
+        self.rates[media] = self.stage.loop.run(self.stage.rate(LOADS[media], _MEASURE_S))
 
     def play(self, episode: Episode) -> Played:
-        """Plays one, and takes every fault back."""
+        """Plays one, and takes every fault back.
+
+        A level is a part of what the machine can do now: one that was half as fast an hour ago would be taken for
+        starved by a third where it is by a twentieth.
+        """
+        if episode.kind == "slow stage" or episode.media not in self.rates:
+            self.measure(episode.media)
         self.stage.calm()
         try:
             return self.stage.loop.run(self._play(episode))
@@ -293,12 +298,14 @@ async def _others_work(scene: _Scene) -> None:
     """Others have large pictures prepared, and send nothing to the accelerator; one caller's pictures wait behind."""
     one = replace(LOADS[scene.episode.media], callers=1)
     scene.take(40.0)
-    scene.call(replace(one, callers=3))
+    calm = scene.call(replace(one, callers=3))
     await asyncio.sleep(CALM_S)
     scene.fault_s = time.monotonic()
     scene.take(2.0)
+    scene.call(one)
     others = replace(LOADS["12 MP"], callers=int(scene.episode.level), method=PREPROCESS)
     scene.call(others, noted=Noted())
+    await scene.stop(calm)
 
 
 async def _slow_transport(scene: _Scene) -> None:

@@ -171,8 +171,11 @@ def checkpoints(folder: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def sidecar(address: str, recipes: Mapping[str, Path], **more: str) -> Iterator[Served]:
-    """A sidecar before the model server at this address, as its user starts it, but that nothing is kept of media."""
+def sidecar(address: str, recipes: Mapping[str, Path], file: str = "", **more: str) -> Iterator[Served]:
+    """A sidecar before the model server at this address, as its user starts it, but that nothing is kept of media.
+
+    `more` are settings, and so is what the file has.
+    """
     settings = {
         "triton": address,
         "log.level": "error",
@@ -180,7 +183,7 @@ def sidecar(address: str, recipes: Mapping[str, Path], **more: str) -> Iterator[
         **{f"models.{name}.recipe": str(path) for name, path in recipes.items()},
         **more,
     }
-    command = [sys.executable, "-m", "sidecar", "serve"]
+    command = [sys.executable, "-m", "sidecar", "serve", *(("--config", file) if file else ())]
     with started(command, settings, set_by=("--set",)) as running:
         yield running
 

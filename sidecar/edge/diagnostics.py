@@ -45,11 +45,11 @@ _LEVELS: Mapping[Level, pb.StarvationLevel.ValueType] = {
 
 
 class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServicer):
-    """Over a watcher, which is None where nobody watches."""
+    """Over a watcher, which may be told to watch nothing."""
 
     def __init__(
         self,
-        watcher: Watcher | None,
+        watcher: Watcher,
         surroundings: Surroundings,
         catalogue: Catalogue,
         self_check: SelfCheck,
@@ -140,7 +140,7 @@ class Diagnostics(diagnostics_pb2_grpc.DiagnosticsServicer):
         return told(picture, upstream)
 
     def _watching(self) -> Watcher:
-        if self._watcher is None:
+        if not self._watcher.watches:
             raise InvalidRequest("nobody watches here: set `verdict.enabled`", field="")
         return self._watcher
 

@@ -102,8 +102,8 @@ class Passage:
 class Journal:
     """Calls by how far they have come. `dropped` counts ended ones that nobody looked at in time.
 
-    `kept`: whether anybody looks at all; where nobody does, nothing is entered. `queues`: whether ended calls are kept
-    whole for `take_ended`. `takers` are told of each call as it ends.
+    `kept`: whether anybody looks at all, which may change at any time; where nobody does, nothing is entered. `queues`:
+    whether ended calls are kept whole for `take_ended`. `takers` are told of each call as it ends.
     """
 
     kept: bool = True
@@ -133,9 +133,9 @@ class Journal:
     def end(self, passage: Passage, reason: str) -> None:
         """The call has ended so."""
         passage.reason, passage.ended_ns = reason, time.monotonic_ns()
+        self.under_way.pop(passage, None)
         if not self.kept:
             return
-        del self.under_way[passage]
         for take in self.takers:
             try:
                 take(passage)

@@ -196,8 +196,29 @@ class Watcher:
         self.spent_ns = 0
         self.turns = 0
 
+    @property
+    def watches(self) -> bool:
+        """Whether anything is watched."""
+        return self._config.enabled
+
+    def reconfigure(self, config: VerdictConfig) -> None:
+        """Goes by other settings. Where watching begins or ends, what was known is forgotten."""
+        if config.enabled != self._config.enabled:
+            self._upstreams.clear()
+            self._notes.clear()
+            self._noted.clear()
+            self._demands.clear()
+            self._journal.kept = config.enabled or self._journal.queues
+            # Those who wait for something new hear that there will be nothing.
+            self._turned.set()
+            self._turned = asyncio.Event()
+        self._config = config
+        self._drawn.clear()
+
     def note(self, passage: Passage) -> None:
         """Takes in a call that ended; for the journal, at each call's end."""
+        if not self._config.enabled:
+            return
         if (notes := self._notes[passage.upstream]).take(passage):
             begun = time.thread_time_ns()
             notes.lay()
@@ -239,7 +260,9 @@ class Watcher:
         """Look after look: a turn where somebody wants to know or it is time, else a glance."""
         while True:
             await asyncio.sleep(_SOON_S if self._is_tense() else _TURN_S)
-            if self._is_due():
+            if not self._config.enabled:
+                self._sink(self._journal.take_ended())
+            elif self._is_due():
                 await self.fresh()
             else:
                 self._glance()
@@ -247,7 +270,7 @@ class Watcher:
     async def fresh(self) -> None:
         """Returns when what is to be seen is as fresh as can be. A turn that fails is told, and the next one comes."""
         async with self._turning:
-            if time.monotonic_ns() - self._turned_ns < _TURN_S / 2 * 1e9:
+            if not self._config.enabled or time.monotonic_ns() - self._turned_ns < _TURN_S / 2 * 1e9:
                 return
             try:
                 await self._turn()

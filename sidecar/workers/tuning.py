@@ -65,8 +65,8 @@ class Tuning:
         self._version = planner.version
 
     async def watch(self) -> None:
-        """Until it is cancelled; returns at once where the tuner is off."""
-        while self._config.mode != "off":
+        """Until it is cancelled."""
+        while True:
             await asyncio.sleep(TICK_S)
             try:
                 self._tick()

@@ -170,6 +170,11 @@ def test_seconds_of_a_self_check_are_bounded(sidecar: Running) -> None:
         client.self_check("accelerator", seconds=11)
 
 
+def test_without_a_model_server_there_is_nothing_to_check(alone: Running) -> None:
+    with Client(alone.address) as client, pytest.raises(InvalidRequest, match=r"set `triton\.address`"):
+        client.self_check("clip")
+
+
 def test_without_a_watcher_the_verdict_says_what_to_set() -> None:
     with running({"clip": CLIP}, None, "verdict.enabled=false") as sidecar, Client(sidecar.address) as client:
         with pytest.raises(SidecarError, match=r"set `verdict\.enabled`"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import testbed.media
 from inference_client import Client, InvalidRequest
 from tests.running import Running, running
+from tests.serving import calling
 
 PICTURE = Path(testbed.media.__file__).parent / "text.jpg"
 CLIP = "clip-vit-base-patch32"
@@ -44,33 +44,11 @@ def test_the_plan_has_a_reason_for_every_number_and_what_bounds_it(client: Clien
 
 
 def test_it_is_moved_under_load_and_no_request_notices(client: Client, sidecar: Running) -> None:
-    over, failed = threading.Event(), list[BaseException]()
-
-    def call() -> None:
-        try:
-            with Client(sidecar.address) as mine:
-                while not over.is_set():
-                    assert mine.preprocess("clip", PICTURE, fresh=True).tensor("pixel_values").shape == (
-                        3,
-                        224,
-                        224,
-                    )
-        except BaseException as error:  # noqa: BLE001 - told below, on the test's own thread
-            failed.append(error)
-
-    callers = [threading.Thread(target=call) for _ in range(4)]
-    for each in callers:
-        each.start()
-    try:
+    with calling(sidecar.address, PICTURE):
         for image, processes in ((1, 1), (4, 2), (2, 1), (3, 3), (2, 2)) * 3:
             plan = client.set_thread_plan({"threads.image": image, "workers.processes": processes})
             assert (plan["threads.image"], plan["workers.processes"]) == (image, processes)
             client.preprocess("clip", PICTURE, fresh=True)
-    finally:
-        over.set()
-        for each in callers:
-            each.join()
-    assert not failed
 
 
 def test_what_is_set_is_seen_in_metrics_and_told_as_set(client: Client, sidecar: Running) -> None:

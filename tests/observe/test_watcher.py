@@ -192,15 +192,44 @@ async def test_what_worker_processes_used_is_told_over_the_window_like_all_else(
 
 
 async def test_disabled_it_keeps_no_accounts_and_serves_sinks() -> None:
-    told: list[Passage] = []
+    told: asyncio.Queue[int] = asyncio.Queue()
     journal, around = Journal(), Around()
-    watcher = Watcher(VerdictConfig(enabled=False), journal, around, [told.extend])
+    watcher = Watcher(
+        VerdictConfig(enabled=False), journal, around, [lambda calls: told.put_nowait(len(calls))]
+    )
+    watcher.open()
+    call(journal)
+    async with asyncio.timeout(10):
+        assert await told.get() == 1
+    await watcher.close()
+    assert (watcher.totals(), around.asked) == ({}, 0)
+
+
+async def test_watching_is_ended_and_begun_while_calls_are_under_way() -> None:
+    journal = Journal(queues=False)
+    watcher = Watcher(VerdictConfig(), journal, Around())
     watcher.open()
     call(journal)
     await turns(watcher, 2)
+    begun_before = Passage("infer", "clip", "model", Modality.IMAGE, Timeline(), (), ())
+    journal.begin(begun_before)
+    waits = asyncio.create_task(watcher.turned())
+    await asyncio.sleep(0)
+    watcher.reconfigure(VerdictConfig(enabled=False))
+    async with asyncio.timeout(10):
+        await waits  # who waits for something new is let go
+    assert (watcher.watches, watcher.totals(), journal.kept) == (False, {}, False)
+    journal.end(begun_before, "OK")
+    call(journal)
+    begun_between = Passage("infer", "clip", "model", Modality.IMAGE, Timeline(), (), ())
+    journal.begin(begun_between)
+    assert not journal.under_way
+    watcher.reconfigure(VerdictConfig())
+    journal.end(begun_between, "OK")
+    await turns(watcher, 3)
     await watcher.close()
-    assert len(told) == 1
-    assert (watcher.totals(), around.asked) == ({}, 0)
+    assert watcher.picture(60).demand.calls == 1
+    assert set(watcher.totals()) == {"model"}
 
 
 async def test_a_call_whose_message_is_still_coming_holds_the_settling_up_for_a_while() -> None:
