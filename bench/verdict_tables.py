@@ -115,7 +115,7 @@ def overhead(result: Result) -> str:
     lines += [
         f"| {case['case'].rpartition(' ')[2]} | {case['front_us']:.0f} | "
         f"{case['more_cpu_us']:+.0f} ± {case['error_us']:.0f} | {case['own_cpu_us']:.0f} | "
-        f"{case['lost_throughput']:.2%} |"
+        f"{case['lost_throughput']:+.1%} ± {case['error_throughput']:.1%} |"
         for case in result["cases"]
         if case["kind"] == "overhead"
     ]
