@@ -532,11 +532,12 @@ def _beside(case: Mapping[str, Any], judge: str, ours: str) -> str:
 
 def _where(result: Result) -> str:
     machine, versions = result["machine"], result["versions"]
-    rounds = next((case["rounds"] for case in result["cases"] if "rounds" in case), 5)
+    rounds = next((case["rounds"] for case in result["cases"] if "rounds" in case), None)
+    how = f"{_NUMBERS.get(rounds, rounds)} alternating" if rounds else "alternating"
     named = ", ".join(
         f"{name} {versions[name]}" for name in ("pillow", "numpy", "grpcio") if name in versions
     )
     return (
         f"On {machine['cores']} cores of an {machine['cpu'].replace('(R)', '')}; Python {versions['python']}, "
-        f"{named}; medians of {_NUMBERS.get(rounds, rounds)} alternating rounds. `make bench` measures anew."
+        f"{named}; medians of {how} rounds. `make bench` measures anew."
     )

@@ -129,6 +129,11 @@ class Laws:
         return min(by_cores, self.budget / own if own and self.budget < self.cores else math.inf)
 
     @property
+    def threads_full(self) -> bool:
+        """Whether threads alone keep more from being prepared."""
+        return self.items_per_s >= _SATURATED * self.thread_bound and self.thread_bound < self.core_bound
+
+    @property
     def saturated(self) -> bool:
         """Whether threads, cores or the accelerator are full, so that a wider bound is filled."""
         return self.items_per_s >= _SATURATED * min(self.thread_bound, self.core_bound, self.ceiling)
@@ -237,6 +242,9 @@ def _lines(situation: Situation, found: Laws | None) -> Iterator[Line]:
                 "two, or fewer and larger calls",
                 "what is prepared waits for the front to hand it over: it has one thread for all calls",
             )
+            if found is not None and found.threads_full:
+                # The next item is under way as soon as one is handed over, and yet the accelerator waits between them.
+                yield from _faster(situation, found)
         case Finding.STARVED if found is not None:
             yield from _faster(situation, found)
         case Finding.ACCELERATOR if found is not None and verdict.fill >= MODERATE:

@@ -179,8 +179,14 @@ def test_slow_callers_are_not_helped_by_cores() -> None:
 
 
 def test_a_late_front_is_helped_by_another() -> None:
-    (only,) = advise(situation(cause=Cause.DELIVER))
+    (only,) = advise(situation(cause=Cause.DELIVER, rate=50))
     assert only.setting == "replicas"
+
+
+def test_a_late_front_behind_full_threads_is_helped_by_threads_too() -> None:
+    found = advise(situation(cause=Cause.DELIVER))
+    assert line(found, "threads.image").then > line(found, "threads.image").now
+    assert line(found, "replicas")
 
 
 def test_a_busy_accelerator_with_half_empty_batches_is_helped_by_threads() -> None:
