@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bench.verdict_tables import target_lines
+
 Result = Mapping[str, Any]
 _POOLS = ("image", "audio")
 
@@ -21,6 +23,13 @@ def sweep(result: Result) -> str:
         threads = " | ".join(str(case.get(pool, default[f"threads.{pool}"])) for pool in _POOLS)
         lines.append(f"| {case['sweep']} | {threads} | {case['by_default']:.2f} |")
     return "\n".join([*lines, "", f"The default here is {own} threads."])
+
+
+def targets(result: Result) -> str:
+    """What had to be reached, and on what it was found."""
+    machine = result["machine"]
+    where = f"On {machine['cores']} cores of an {machine['cpu']}. `make bench` measures anew."
+    return "\n".join([*target_lines(result), "", where])
 
 
 def settles(result: Result) -> str:

@@ -480,9 +480,9 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "verdict_targets": ("verdict", verdict_tables.targets),
     "verdict_short": ("verdict", verdict_tables.short),
     "plan_sweep": ("plan", plan_tables.sweep),
-    "plan_targets": ("plan", targets),
+    "plan_targets": ("plan", plan_tables.targets),
     "tuner_settles": ("tuner", plan_tables.settles),
-    "tuner_targets": ("tuner", targets),
+    "tuner_targets": ("tuner", plan_tables.targets),
     "recipes": ("recipes", recipes),
     "recipes_short": ("recipes", recipes_short),
     "recipes_families": ("recipes", recipes_families),
@@ -532,12 +532,11 @@ def _beside(case: Mapping[str, Any], judge: str, ours: str) -> str:
 
 def _where(result: Result) -> str:
     machine, versions = result["machine"], result["versions"]
-    rounds = next((case["rounds"] for case in result["cases"] if "rounds" in case), None)
-    how = f"{_NUMBERS.get(rounds, rounds)} alternating" if rounds else "alternating"
+    rounds = next((case["rounds"] for case in result["cases"] if "rounds" in case), 5)
     named = ", ".join(
         f"{name} {versions[name]}" for name in ("pillow", "numpy", "grpcio") if name in versions
     )
     return (
         f"On {machine['cores']} cores of an {machine['cpu'].replace('(R)', '')}; Python {versions['python']}, "
-        f"{named}; medians of {how} rounds. `make bench` measures anew."
+        f"{named}; medians of {_NUMBERS.get(rounds, rounds)} alternating rounds. `make bench` measures anew."
     )

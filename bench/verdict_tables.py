@@ -28,18 +28,23 @@ def short(result: Result) -> str:
     return "\n".join(lines)
 
 
-def targets(result: Result) -> str:
-    """What had to be reached, and what was."""
+def target_lines(result: Result) -> list[str]:
+    """What had to be reached, and what was: a table's lines."""
     lines = ["| target | bound | found | reached |", "| --- | --- | --- | --- |"]
     for each in result["targets"]:
         reached = "yes" if each["holds"] else "**no**"
         lines.append(f"| {each['target']} | {each['bound']} | {each['figure']:g} | {reached} |")
+    return lines
+
+
+def targets(result: Result) -> str:
+    """The same, and on what it was found."""
     machine, stage = result["machine"], result["stage"]
     where = (
         f"On {machine['cores']} cores of an {machine['cpu']}; a {stage['accelerator']} accelerator, quotas by "
         f"{stage['quota']}. `make bench` measures anew."
     )
-    return "\n".join([*lines, "", where])
+    return "\n".join([*target_lines(result), "", where])
 
 
 def confusion(result: Result) -> str:
