@@ -35,6 +35,7 @@ from inference_client.calls import (
     PreprocessOptions,
     StreamOptions,
 )
+from inference_client.chats import MARKER, chat_of, expanded
 from inference_client.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_RETRIES,
@@ -211,6 +212,37 @@ class AsyncClient:
             return call, rpc, Verdict(rpc)
 
         return AsyncInferenceStream(begin, partial(self._failure, model))
+
+    async def chat(
+        self,
+        model: str,
+        prompt: str,
+        media: MediaItem | Sequence[MediaItem] | None = None,
+        *,
+        stream: bool = True,
+        placeholder: str = "",
+        marker: str = MARKER,
+        timeout: float | None = None,
+        **sampling: InputValue,
+    ) -> AsyncIterator[str]:
+        """Talks to a language model, as `Client.chat` does: gives its text as it comes, or, without `stream`, at once:
+
+        async for text in client.chat("tensorrt_llm", "What is in <image>?", ["cat.jpg"], max_tokens=64):
+            print(text, end="")
+        """
+        if placeholder:
+            items = (await self.estimate(model, media, timeout=timeout)).items if media is not None else ()
+            prompt = expanded(prompt, marker, placeholder, [item.placeholder_tokens for item in items])
+        chat = chat_of(await self.model(model, timeout=timeout))
+        inputs = chat.given(prompt, sampling, stream=stream)
+        if not chat.decoupled:
+            answer = await self.infer(model, media, inputs, timeout=timeout)
+            yield chat.texts(answer)
+            return
+        async with self.infer_stream(model, media, inputs, timeout=timeout) as responses:
+            async for outputs in responses:
+                if text := chat.text(outputs):
+                    yield text
 
     async def estimate(
         self,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
+from typing import Any, Literal, Protocol, Self, TypeAlias, TypeVar, Unpack, cast, overload
 
 import grpc
 from multimodal.v1.preprocessor_pb2 import EstimateRequest
@@ -29,6 +29,7 @@ from inference_client.calls import (
     PreprocessOptions,
     StreamOptions,
 )
+from inference_client.chats import MARKER, Chat, chat_of, expanded
 from inference_client.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_RETRIES,
@@ -236,6 +237,80 @@ class Client:
             return call, events
 
         return InferenceStream(begin, partial(self._failure, model))
+
+    @overload
+    def chat(
+        self,
+        model: str,
+        prompt: str,
+        media: MediaItem | Sequence[MediaItem] | None = None,
+        *,
+        stream: Literal[True] = True,
+        placeholder: str = "",
+        marker: str = MARKER,
+        timeout: float | None = None,
+        **sampling: InputValue,
+    ) -> Iterator[str]: ...
+
+    @overload
+    def chat(
+        self,
+        model: str,
+        prompt: str,
+        media: MediaItem | Sequence[MediaItem] | None = None,
+        *,
+        stream: Literal[False],
+        placeholder: str = "",
+        marker: str = MARKER,
+        timeout: float | None = None,
+        **sampling: InputValue,
+    ) -> str: ...
+
+    def chat(
+        self,
+        model: str,
+        prompt: str,
+        media: MediaItem | Sequence[MediaItem] | None = None,
+        *,
+        stream: bool = True,
+        placeholder: str = "",
+        marker: str = MARKER,
+        timeout: float | None = None,
+        **sampling: InputValue,
+    ) -> Iterator[str] | str:
+        """Talks to a language model: gives its text as it comes, or, without `stream`, whole.
+
+        With `placeholder`, a token that stands for a part of a picture in the model's prompt, each `marker` in
+        `prompt` becomes as many of it as the item there takes, by the model's recipe; without, the prompt goes as it
+        is. `sampling` are the model's own parameters, such as max_tokens=64. Leaving the loop ends the model's work:
+
+            for text in client.chat("tensorrt_llm", "What is in <image>?", ["cat.jpg"], max_tokens=64):
+                print(text, end="")
+
+        Raises ValueError for what the model does not take, and what `infer_stream` raises.
+        """
+        if placeholder:
+            items = self.estimate(model, media, timeout=timeout).items if media is not None else ()
+            prompt = expanded(prompt, marker, placeholder, [item.placeholder_tokens for item in items])
+        chat = chat_of(self.model(model, timeout=timeout))
+        inputs = chat.given(prompt, sampling, stream=stream)
+        texts = self._texts(chat, model, media, inputs, timeout)
+        return texts if stream else "".join(texts)
+
+    def _texts(
+        self,
+        chat: Chat,
+        model: str,
+        media: MediaItem | Sequence[MediaItem] | None,
+        inputs: Mapping[str, InputValue],
+        timeout: float | None,
+    ) -> Iterator[str]:
+        if not chat.decoupled:
+            answer = self.infer(model, media, inputs, timeout=timeout)
+            yield chat.texts(answer)
+            return
+        with self.infer_stream(model, media, inputs, timeout=timeout) as responses:
+            yield from filter(None, map(chat.text, responses))
 
     def estimate(
         self,

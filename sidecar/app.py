@@ -22,10 +22,14 @@ from sidecar.arena.arena import Arena
 from sidecar.arena.lease import Lease
 from sidecar.catalogue import Catalogue
 from sidecar.edge.diagnostics import Diagnostics
+from sidecar.edge.open_inference.service import OpenInference
+from sidecar.edge.open_inference.streams import handlers
 from sidecar.edge.preprocessor import Preprocessor
 from sidecar.edge.receive import UploadRoom
 from sidecar.edge.server import Server
 from sidecar.edge.status import StatusPages
+from sidecar.edge.tallies import Tallies
+from sidecar.edge.visits import Visits
 from sidecar.media import Cost
 from sidecar.observe.journal import Journal
 from sidecar.observe.logs import RequestLog
@@ -159,19 +163,10 @@ class App:
                 upstream=upstream,
                 offer=seen.self_check.offer,
             )
-            uploads_bytes = min(settings.server.uploads_bytes, media_bytes)
-            uploads = UploadRoom(uploads_bytes, settings.server.upload_idle_s)
-            preprocessor = Preprocessor(
-                pipeline=pipeline,
-                catalogue=catalogue,
-                metrics=metrics,
-                uploads=uploads,
-                replays=replays,
-                journal=seen.journal,
-                tracing=seen.tracing,
-                tenant_key=settings.gate.tenant_key,
+            uploads = UploadRoom(
+                min(settings.server.uploads_bytes, media_bytes), settings.server.upload_idle_s
             )
-            server = Server(settings.server, preprocessor, seen.diagnostics, metrics, seen.journal)
+            server = _server(settings, catalogue, upstream, pipeline, uploads, replays, metrics, seen)
             await server.start()
             parts.push_async_callback(self._stop, server)
             self.addresses = server.addresses
@@ -240,6 +235,49 @@ class _Observation:
     tracing: Tracing
     self_check: SelfCheck
     diagnostics: Diagnostics
+
+
+def _server(  # noqa: PLR0917 - the edge over all that it stands on
+    settings: Settings,
+    catalogue: Catalogue,
+    upstream: TritonUpstream | None,
+    pipeline: Pipeline,
+    uploads: UploadRoom,
+    replays: Replays,
+    metrics: Metrics,
+    seen: _Observation,
+) -> Server:
+    """The edge: both APIs over the same path."""
+    tallies = Tallies()
+    visits = Visits(
+        pipeline=pipeline,
+        metrics=metrics,
+        tallies=tallies,
+        journal=seen.journal,
+        tracing=seen.tracing,
+        tenant_key=settings.gate.tenant_key,
+    )
+    preprocessor = Preprocessor(
+        pipeline=pipeline, catalogue=catalogue, uploads=uploads, replays=replays, visits=visits
+    )
+    triton_api = OpenInference(
+        settings.open_inference,
+        catalogue=catalogue,
+        pipeline=pipeline,
+        visits=visits,
+        tallies=tallies,
+        passing=upstream.passing() if upstream is not None else None,
+    )
+    return Server(
+        settings.server,
+        preprocessor=preprocessor,
+        diagnostics=seen.diagnostics,
+        metrics=metrics,
+        journal=seen.journal,
+        triton_api=partial(handlers, triton_api, pipeline, visits)
+        if settings.open_inference.enabled
+        else None,
+    )
 
 
 def _resize(workers: Workers, prober: Prober, gate: Gate, planner: Planner, plan: ThreadPlan) -> None:

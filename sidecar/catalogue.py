@@ -27,6 +27,7 @@ from sidecar.errors import (
     UpstreamUnavailable,
 )
 from sidecar.media import Modality
+from sidecar.recipes.clean import Form, formed
 from sidecar.recipes.loader import load_recipe
 from sidecar.recipes.recipe import Recipe
 from sidecar.stages.deliver.bindings import Binding, Grouping, bind
@@ -49,7 +50,8 @@ class ModelConfig:
     near them. `modality` says which processor is meant where the model's files name two. `upstream` is the
     model's name on the model server (empty: the same), `version` its version there (empty: the
     server's choice); `renames` maps a recipe's output to the model's input where names do not tell;
-    `grouping` says how items become inferences; `max_items` bounds the items of a request (0: as
+    `form` says in which form the model is handed its media: "tensors" of its recipe, clean "media", or "auto", by what
+    its inputs are; `grouping` says how items become inferences; `max_items` bounds the items of a request (0: as
     `limits.items`); `in_flight`, the items that the model server may have at once before it has answered
     (0: as many as keep it busy).
     """
@@ -63,6 +65,7 @@ class ModelConfig:
     version: str = ""
     renames: Mapping[str, str] = field(default_factory=dict)
     grouping: Literal["auto", "each", "together"] = "auto"
+    form: Form = "auto"
     max_items: Annotated[int, Ge(0)] = 0
     in_flight: Annotated[int, Ge(0)] = 0
 
@@ -111,6 +114,7 @@ class Catalogue:
         self._models = {
             name: _load(name, config, has_upstream=upstream is not None) for name, config in configs.items()
         }
+        self._recipes = {name: model.recipe for name, model in self._models.items()}
         self._watch: asyncio.Task[None] | None = None
         self._look_again = asyncio.Event()
         self._suspects: set[str] = set()
@@ -185,6 +189,9 @@ class Catalogue:
         assert self._upstream is not None  # noqa: S101 - only asked for where there is one
         try:
             signature = await self._upstream.describe(model.upstream, model.config.version, Deadline(None))
+            own = self._recipes[model.name]
+            recipe = formed(own, signature.inputs, model.config.form) if own is not None else None
+            model = replace(model, recipe=recipe)
             binding = _bind(model, signature)
         except SidecarError as problem:
             state = _STATES.get(type(problem), ModelState.UNREACHABLE)

@@ -44,7 +44,8 @@ class Asked:
 
     `inputs` carry no batch axis; `data_type` is the element type that PREPROCESS wants, None for the
     model's own. `tenant` is empty where callers are not told apart; `fresh` wants nothing that was kept;
-    `idempotency_key` is empty for none.
+    `idempotency_key` is empty for none. `reserved` are parameters that the model server's protocol keeps for itself,
+    from callers who speak it; `classes`, how many of an output's highest classes are wanted in its place.
     """
 
     verb: Verb
@@ -61,6 +62,8 @@ class Asked:
     priority: Priority = Priority.INTERACTIVE
     fresh: bool = False
     idempotency_key: str = ""
+    reserved: Mapping[str, ParameterValue] = field(default_factory=dict)
+    classes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

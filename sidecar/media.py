@@ -314,7 +314,14 @@ class Blank:
     count: int
 
 
-Part = Looked | Blank | npt.NDArray[np.generic]
+@dataclass(frozen=True, slots=True)
+class Verbatim:
+    """A tensor's data as it is to lie: one element of BYTES, its length in front."""
+
+    data: bytes = field(repr=False)
+
+
+Part = Looked | Blank | Verbatim | npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ import yaml
 
 from sidecar.arena.arena import ArenaConfig
 from sidecar.catalogue import ModelConfig
+from sidecar.edge.open_inference.service import OpenInferenceConfig
 from sidecar.edge.server import ServerConfig
 from sidecar.errors import SettingsError
 from sidecar.observe.logs import LogConfig
@@ -57,6 +58,7 @@ class Settings:
 
     server: ServerConfig = field(default_factory=ServerConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    open_inference: OpenInferenceConfig = field(default_factory=OpenInferenceConfig)
     log: LogConfig = field(default_factory=LogConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)

@@ -36,6 +36,9 @@ CHECKPOINTS = {
     "streamer": _CLIP,
     "ocr": "ocr",
     "vad": "vad",
+    "tensorrt_llm": "qwen2-vl-2b-instruct",
+    "multimodal_ensemble": _CLIP,
+    "whisper_bls": "whisper-tiny",
 }
 UPSTREAMS = {
     "clip": "checksum_fp32",

@@ -22,6 +22,8 @@ from sidecar.edge import payloads, respond
 from sidecar.errors import CallCancelled, InternalError, InvalidRequest, ShuttingDown, SidecarError
 from sidecar.observe.journal import ARRIVAL, Journal
 from sidecar.observe.metrics import Metrics
+from sidecar.stages.deliver import faults
+from sidecar.stages.deliver.passing import Said
 
 log = logging.getLogger(__name__)
 
@@ -97,24 +99,24 @@ class Around:
 
         async def one(raw: object, context: Context) -> object:
             try:
-                with self._around(method, context):
+                with self.entered(method, context):
                     return await behaviour(await request_of(raw, context), context)
             except Exception as error:  # noqa: BLE001 - told as what it is
-                failure = _failure(method, error)
+                ended = failure(method, error)
             # Out of the handler, so that the abort does not carry the error, its frames and their media along.
-            return await respond.abort(context, failure)
+            return await respond.abort(context, ended)
 
         async def many(raw: object, context: Context) -> AsyncIterator[object]:
             try:
-                with self._around(method, context):
+                with self.entered(method, context):
                     async with aclosing(behaviour(await request_of(raw, context), context)) as responses:
                         async for response in responses:
                             yield response
             except Exception as error:  # noqa: BLE001 - told as what it is
-                failure = _failure(method, error)
+                ended = failure(method, error)
             else:
                 return
-            await respond.abort(context, failure)
+            await respond.abort(context, ended)
 
         # Requests come as bytes and are parsed inside, where a malformed one has its status.
         return make(many if gives else one, None, payloads.serialized)
@@ -145,7 +147,7 @@ class Around:
         return plain if preview is None else previewed
 
     @contextmanager
-    def _around(self, method: str, context: Context) -> Iterator[None]:
+    def entered(self, method: str, context: Context) -> Iterator[None]:
         """What stands around a call beneath the one thing outermost: that what it raises has its status."""
         with (
             _counted(self._metrics, method),  # above the drain, so that refusals are counted too
@@ -190,7 +192,7 @@ class Drain:
             self._idle.set()
 
 
-def _failure(method: str, error: Exception) -> SidecarError:
+def failure(method: str, error: Exception) -> SidecarError:
     """What the caller is told of what a call raised, never a stack trace; raises what is gRPC's own."""
     if isinstance(error, SidecarError):
         # The frames below have ended, and context managers among them hold the error that holds them.
@@ -211,6 +213,9 @@ def _counted(metrics: Metrics, method: str) -> Iterator[None]:
             call.reason = "OK"
         except SidecarError as error:
             call.reason = error.reason
+            raise
+        except Said as said:
+            call.reason = faults.of_status(said.status, said.words, "").reason
             raise
         except (asyncio.CancelledError, GeneratorExit):
             # A stream whose caller left is ended where it last gave something, as a closed generator.

@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 from google.protobuf.message import Message
 from multimodal.v1 import media_pb2, preprocessor_pb2
 
+from sidecar.edge.fields import LENGTH_DELIMITED, Field, Part, fields
 from sidecar.media import Tensor
 from sidecar.stages.deliver.wire import varint
 
@@ -25,15 +26,12 @@ Read = TypeVar(
     preprocessor_pb2.InferRequest,
     preprocessor_pb2.EstimateRequest,
 )
-Part = bytes | memoryview
 
 # Smaller requests are parsed whole: two copies of 16 KiB take less time than one walk over fields.
 _LEAST_BYTES = 16 * 1024
 # Fields that are walked over before protobuf is left to do it all: walking is Python, a microsecond a field,
 # and a hostile message may have millions.
 _MOST_FIELDS = 512
-_LENGTH_DELIMITED = 2  # the wire type of bytes and messages
-_MOST_VARINT_BITS = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,52 +100,16 @@ class _Walk:
         rest = [whole for number, whole, _ in fields if number != _INLINE]
         return [*rest, *laid(_INLINE, ())], inline[0]
 
-    def _fields(self, view: memoryview) -> list[tuple[int, memoryview, memoryview | None]] | None:
-        """Each field's number, all of its bytes, and its content where it is length-delimited."""
-        found: list[tuple[int, memoryview, memoryview | None]] = []
-        at, end = 0, len(view)
-        while at < end:
-            self._left -= 1
-            tag = _varint(view, at)
-            if self._left < 0 or tag is None:
-                return None
-            key, begin = tag
-            content = None
-            if key & 7 == _LENGTH_DELIMITED:
-                length = _varint(view, begin)
-                if length is None or length[1] + length[0] > end:
-                    return None
-                content = view[length[1] : length[1] + length[0]]
-                stop = length[1] + length[0]
-            elif key & 7 == 0:
-                number = _varint(view, begin)
-                if number is None:
-                    return None
-                stop = number[1]
-            else:
-                return None  # the contract has fixed-width fields nowhere near media
-            found.append((key >> 3, view[at:stop], content))
-            at = stop
+    def _fields(self, view: memoryview) -> list[Field] | None:
+        found = fields(view, self._left)
+        self._left -= len(found or ())
         return found
-
-
-def _varint(view: memoryview, at: int) -> tuple[int, int] | None:
-    """A number and where it ends; None where it does not end in time."""
-    value = shift = 0
-    while at < len(view) and shift <= _MOST_VARINT_BITS:
-        byte = view[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - the bit that says: there is more
-            return value, at
-        shift += 7
-    return None
 
 
 def laid(number: int, parts: Iterable[Part]) -> list[Part]:
     """A length-delimited field around its content."""
     content = list(parts)
-    return [varint(number << 3 | _LENGTH_DELIMITED), varint(sum(map(len, content))), *content]
+    return [varint(number << 3 | LENGTH_DELIMITED), varint(sum(map(len, content))), *content]
 
 
 def tensor(value: Tensor, data_type: int) -> list[Part]:

@@ -7,10 +7,8 @@ chunk, so that one which will be refused is refused before its caller has paid f
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing
 from functools import partial
 from typing import Any
 
@@ -21,12 +19,10 @@ from sidecar.catalogue import Catalogue
 from sidecar.deadline import Deadline
 from sidecar.edge import payloads, receive, respond
 from sidecar.edge.around import Context
-from sidecar.entry import Accepted, Verb, placeholder_tokens
-from sidecar.errors import CallCancelled, CallerError, InternalError, SidecarError
-from sidecar.observe.journal import ARRIVAL, Journal, Passage
-from sidecar.observe.metrics import Metrics
-from sidecar.observe.timings import Stage, Timeline
-from sidecar.observe.tracing import Tracing
+from sidecar.edge.visits import Visit, Visits
+from sidecar.entry import Verb, placeholder_tokens
+from sidecar.errors import CallCancelled, CallerError
+from sidecar.observe.timings import Stage
 from sidecar.pipeline import Pipeline
 from sidecar.reuse.content import digest_of
 from sidecar.reuse.replays import CallKey, Replays
@@ -41,14 +37,6 @@ PARSERS: Mapping[str, Callable[[bytes], payloads.Request[Any]]] = {
 """How the requests that bring media in one message are read."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Visit:
-    """A call that was let in, and how far it has come."""
-
-    accepted: Accepted
-    walk: Walk
-
-
 class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
     """The service `multimodal.v1.Preprocessor`, over the path."""
 
@@ -57,22 +45,15 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         *,
         pipeline: Pipeline,
         catalogue: Catalogue,
-        metrics: Metrics,
         uploads: receive.UploadRoom,
         replays: Replays,
-        journal: Journal,
-        tracing: Tracing,
-        tenant_key: str,
+        visits: Visits,
     ) -> None:
-        """`tenant_key` is the metadata key by which callers name their tenant; empty: they are one."""
         self._pipeline = pipeline
         self._catalogue = catalogue
-        self._metrics = metrics
         self._uploads = uploads
         self._replays = replays
-        self._journal = journal
-        self._tracing = tracing
-        self._tenant_key = tenant_key
+        self._visits = visits
         self.previews: Mapping[str, Callable[[Context], Awaitable[None]]] = {
             "Preprocess": partial(self._preview, Verb.PREPROCESS),
             "Infer": partial(self._preview, Verb.INFER),
@@ -140,7 +121,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
     ) -> pb.EstimateResponse:
         walk = Walk()
         asked = receive.estimated(
-            request.message, Deadline.after(context.time_remaining()), self._tenant(context)
+            request.message, Deadline.after(context.time_remaining()), self._visits.tenant(context)
         )
         media = receive.inline(request, self._pipeline.limits)
         facts = receive.infos(request.message)
@@ -157,84 +138,20 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         request = receive.facts(metadata)
         if request is None:
             return
-        asked = receive.estimated(request, Deadline.after(context.time_remaining()), self._tenant(context))
+        asked = receive.estimated(
+            request, Deadline.after(context.time_remaining()), self._visits.tenant(context)
+        )
         self._pipeline.preview(asked, receive.infos(request), delivers=verb is not Verb.PREPROCESS)
         if receive.asks_first(metadata):
             await context.send_initial_metadata(respond.LET_IN)
 
-    def _tenant(self, context: Context) -> str:
-        return receive.tenant(context.invocation_metadata(), self._tenant_key)
+    def _visit(
+        self, verb: Verb, request: receive.RequestMessage, context: Context
+    ) -> AbstractContextManager[Visit]:
+        ask = partial(receive.asked, verb, request)
+        return self._visits.visit(verb, request.model, request.request_id, ask, context)
 
-    @contextmanager
-    def _visit(self, verb: Verb, request: receive.RequestMessage, context: Context) -> Iterator[_Visit]:
-        """Lets a call in, and observes it however it ends."""
-        walk = self._walk()
-        metadata = context.invocation_metadata()
-        deadline = Deadline.after(context.time_remaining())
-        tenant, trace = (
-            receive.tenant(metadata, self._tenant_key),
-            self._tracing.context(*receive.trace(metadata)),
-        )
-        try:
-            asked = receive.asked(verb, request, deadline, tenant)
-            accepted = self._pipeline.accept(asked)
-        except SidecarError as error:
-            refused = Passage(
-                verb=verb.value,
-                model=request.model,
-                upstream="",
-                modality=None,
-                timeline=walk.timeline,
-                items=(),
-                handovers=(),
-                request_id=request.request_id,
-                tenant=tenant,
-                trace=trace,
-            )
-            self._journal.refuse(refused, error.reason)
-            raise
-        walk.headers = trace.headers if trace is not None else ()
-        passage = Passage(
-            verb=verb.value,
-            model=accepted.model.name,
-            upstream=accepted.upstream,
-            modality=accepted.modality,
-            timeline=walk.timeline,
-            items=walk.items,
-            handovers=walk.handovers,
-            request_id=asked.request_id,
-            tenant=asked.tenant,
-            trace=trace,
-        )
-        self._journal.begin(passage)
-        reason = InternalError.reason
-        try:
-            yield _Visit(accepted, walk)
-            reason = "OK"
-        except SidecarError as error:
-            reason = error.reason
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            reason = CallCancelled.reason
-            raise
-        finally:
-            walk.release()
-            self._journal.end(passage, reason)
-            self._metrics.stages(
-                accepted.model.name, accepted.modality, walk.items, walk.timeline.snapshot(), trace
-            )
-
-    @staticmethod
-    def _walk() -> Walk:
-        """A call's walk, from when its headers came, where that is known: until now its message was on its way."""
-        arrival = ARRIVAL.get()
-        if arrival is None:
-            return Walk()
-        walk = Walk(Timeline(arrival.at_ns))
-        walk.timeline.add(Stage.RECEIVE, arrival.at_ns, time.monotonic_ns())
-        return walk
-
-    def _inline(self, visit: _Visit, request: payloads.Request[receive.Message]) -> list[Received]:
+    def _inline(self, visit: Visit, request: payloads.Request[receive.Message]) -> list[Received]:
         with visit.walk.timeline.measure(Stage.RECEIVE):
             received = receive.inline(request, self._pipeline.limits)
             # The message lives as long as the call; media that was in it has been read, and would be held twice.
@@ -243,7 +160,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
 
     async def _uploaded(
         self,
-        visit: _Visit,
+        visit: Visit,
         request: receive.RequestMessage,
         parts: AsyncIterator[receive.UploadPart],
         context: Context,
@@ -261,9 +178,9 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
 
     async def _once(
         self,
-        visit: _Visit,
+        visit: Visit,
         received: Sequence[Received],
-        carry_out: Callable[[_Visit, Sequence[Received]], Awaitable[bytes]],
+        carry_out: Callable[[Visit, Sequence[Received]], Awaitable[bytes]],
     ) -> bytes:
         """Carries a call out, unless one with its `idempotency_key` was: then its reply is told again."""
         asked = visit.accepted.asked
@@ -282,14 +199,14 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
                 turn.reply(reply)
             return reply
 
-    async def _preprocess(self, visit: _Visit, received: Sequence[Received]) -> bytes:
+    async def _preprocess(self, visit: Visit, received: Sequence[Received]) -> bytes:
         walk = visit.walk
         await self._pipeline.preprocess(visit.accepted, received, walk)
         with walk.timeline.measure(Stage.RESPOND):
             reply = respond.preprocess_reply(walk, visit.accepted.asked.request_id)
         return reply.stamped(walk.timeline.snapshot())
 
-    async def _infer(self, visit: _Visit, received: Sequence[Received]) -> bytes:
+    async def _infer(self, visit: Visit, received: Sequence[Received]) -> bytes:
         walk = visit.walk
         await self._pipeline.infer(visit.accepted, received, walk)
         with walk.timeline.measure(Stage.RESPOND):
@@ -297,7 +214,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         return reply.stamped(walk.timeline.snapshot())
 
     async def _stream(
-        self, visit: _Visit, received: Sequence[Received]
+        self, visit: Visit, received: Sequence[Received]
     ) -> AsyncGenerator[pb.InferStreamResponse, None]:
         """The events of a streamed answer."""
         walk, request_id = visit.walk, visit.accepted.asked.request_id

@@ -209,17 +209,22 @@ _FIRST_BATCH_LEVEL = 2
 def _priority(number: int, level: ParameterValue = 0) -> Priority:
     """What the request says, else what its level in Triton's sense says."""
     if number == preprocessor_pb2.PRIORITY_UNSPECIFIED:
-        if not isinstance(level, int) or isinstance(level, bool) or level < 0:
-            raise InvalidRequest(
-                f"parameter 'priority' is {level!r}: it must be a whole number from 0, in the model server's sense",
-                field="parameters['priority']",
-            )
-        return Priority.BATCH if level >= _FIRST_BATCH_LEVEL else Priority.INTERACTIVE
+        return priority_of(level)
     if number not in _PRIORITIES:
         raise InvalidRequest(
             f"`priority` {number} is not known here: use one of the contract's", field="priority"
         )
     return _PRIORITIES[number]
+
+
+def priority_of(level: ParameterValue) -> Priority:
+    """What a level in Triton's sense says. Raises InvalidRequest where it is none."""
+    if not isinstance(level, int) or isinstance(level, bool) or level < 0:
+        raise InvalidRequest(
+            f"parameter 'priority' is {level!r}: it must be a whole number from 0, in the model server's sense",
+            field="parameters['priority']",
+        )
+    return Priority.BATCH if level >= _FIRST_BATCH_LEVEL else Priority.INTERACTIVE
 
 
 def _check_key(verb: Verb, message: RequestMessage) -> None:

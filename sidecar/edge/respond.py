@@ -18,6 +18,7 @@ from multimodal.v1 import media_pb2, preprocessor_pb2
 from sidecar import errors
 from sidecar.catalogue import ModelState, ServedModel
 from sidecar.edge import payloads
+from sidecar.edge.fields import Part
 from sidecar.entry import Verb
 from sidecar.media import AudioInfo, DataType, ImageInfo, MediaInfo, Modality, Reuse, Tensor, TensorSpec
 from sidecar.observe.timings import Stage, Timings
@@ -156,7 +157,7 @@ class Reply:
     """A reply, laid but for the call's times: `message` without its tensors and items, `parts` those."""
 
     message: preprocessor_pb2.PreprocessResponse | preprocessor_pb2.InferResponse
-    parts: list[payloads.Part]
+    parts: list[Part]
 
     def stamped(self, times: Timings) -> bytes:
         """The whole reply; the one copy of its tensors is made here."""
@@ -197,17 +198,17 @@ def replayed(verb: Verb, reply: bytes) -> bytes:
     return reply + _REPLAYED[verb]
 
 
-def _laid_items(items: Iterable[Item], number: int) -> list[payloads.Part]:
-    parts: list[payloads.Part] = []
+def _laid_items(items: Iterable[Item], number: int) -> list[Part]:
+    parts: list[Part] = []
     for item in items:
-        content: list[payloads.Part] = [_item_result(item).SerializeToString()]
+        content: list[Part] = [_item_result(item).SerializeToString()]
         for tensor in item.tensors:
             content += payloads.laid(_TENSORS, _laid_tensor(tensor))
         parts += payloads.laid(number, content)
     return parts
 
 
-def _laid_tensor(tensor: Tensor) -> list[payloads.Part]:
+def _laid_tensor(tensor: Tensor) -> list[Part]:
     return payloads.tensor(tensor, _DATA_TYPES[tensor.data_type])
 
 

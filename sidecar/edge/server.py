@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -76,11 +77,14 @@ class Server:
     def __init__(
         self,
         config: ServerConfig,
+        *,
         preprocessor: Preprocessor,
         diagnostics: Diagnostics,
         metrics: Metrics,
         journal: Journal,
+        triton_api: Callable[[Around], grpc.GenericRpcHandler] | None = None,
     ) -> None:
+        """`triton_api` makes the handlers of Triton's own API, given what stands around calls."""
         self._config = config
         self._drain = Drain()
         self._health = Health()
@@ -99,6 +103,8 @@ class Server:
         # Diagnostics are asked while draining too, and nobody who watches holds a drain up.
         aside = Around(self._server, Drain(), metrics, journal)
         diagnostics_pb2_grpc.add_DiagnosticsServicer_to_server(diagnostics, aside)  # type: ignore[arg-type]  # as above
+        if triton_api is not None:
+            self._server.add_generic_rpc_handlers((triton_api(around),))
         # Health and reflection answer while draining, so that probes see the drain and not a dead server.
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.media import Blank, DataType, Looked, Part, Shaped, Tensor
+from sidecar.media import Blank, DataType, Looked, Part, Shaped, Tensor, Verbatim
 from sidecar.stages.kernels import look_up, sealed
 
 _BARE = np.arange(256, dtype=np.uint8)
@@ -39,7 +39,7 @@ def pack(
     for item in shaped:
         data_type, nbytes = data_types[item.name], _nbytes(item, data_types[item.name])
         data = memoryview(bytearray(nbytes)) if out is None else out[item.name][:nbytes]
-        target = np.frombuffer(data, data_type.storage)
+        target = np.frombuffer(data, _storage(data_type))
         for part in item.parts:
             count = _elements(part)
             _write(part, data_type, target[:count])
@@ -48,7 +48,14 @@ def pack(
     return tuple(tensors)
 
 
+def _storage(data_type: DataType) -> np.dtype[np.generic]:
+    """What elements are written as; BYTES as the bytes that they are."""
+    return np.dtype(np.uint8) if data_type is DataType.BYTES else data_type.storage
+
+
 def _nbytes(item: Shaped, data_type: DataType) -> int:
+    if data_type is DataType.BYTES:
+        return sum(_elements(part) for part in item.parts)
     return math.prod(item.shape) * data_type.itemsize
 
 
@@ -58,6 +65,8 @@ def _elements(part: Part) -> int:
             return view.size
         case Blank(count):
             return count
+        case Verbatim(data):
+            return len(data)
         case _:
             return part.size
 
@@ -69,6 +78,8 @@ def _write(part: Part, data_type: DataType, target: npt.NDArray[Any]) -> None:
             _look_up(part, data_type, target)
         case Blank():
             target[:] = 0
+        case Verbatim(data):
+            target[:] = np.frombuffer(data, np.uint8)
         case _:
             target.reshape(part.shape)[...] = _cast(part, data_type)
 

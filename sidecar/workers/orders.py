@@ -11,9 +11,10 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sidecar.deadline import Deadline
 from sidecar.errors import InternalError, rebuilt
@@ -145,7 +146,7 @@ def _mark(stage: str, begun_ns: int, ended_ns: int) -> Mark:
 
 
 def _tensor(name: str, data_type: str, shape: Sequence[int], outlets: Mapping[str, Outlet]) -> Tensor:
-    """A tensor at the start of its outlet: the worker says how large it is, and never where."""
+    """A tensor at the start of its outlet: the worker says how large it is, and never where; of BYTES, one element."""
     outlet = outlets[name]
     kind = DataType(data_type)
     nbytes = kind.itemsize
@@ -153,10 +154,16 @@ def _tensor(name: str, data_type: str, shape: Sequence[int], outlets: Mapping[st
         if not isinstance(length, int) or length < 0:
             raise ValueError("a length that is none")
         nbytes *= length
+    if kind is DataType.BYTES:
+        if shape or outlet.data.nbytes < _LENGTH.size:
+            raise ValueError("other than one element of BYTES")
+        nbytes = _LENGTH.size + _LENGTH.unpack_from(outlet.data)[0]
     if nbytes > outlet.data.nbytes:
         raise ValueError("a tensor larger than its outlet")
     return Tensor(name, kind, tuple(shape), outlet.data[:nbytes], outlet.at)
 
+
+_LENGTH: Final = struct.Struct("<I")
 
 _laid: dict[int, tuple[Recipe, bytes]] = {}
 

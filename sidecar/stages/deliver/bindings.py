@@ -31,6 +31,17 @@ from sidecar.media import DataType, TensorSpec
 from sidecar.stages.deliver.naming import spec_words
 from sidecar.stages.deliver.upstream import Signature
 
+# What models of TensorRT-LLM's older backend call the inputs that recipes make (its all_models, mid 2026).
+_ALSO_CALLED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "pixel_values": ("image_input", "PIXEL_VALUES"),
+        "image_sizes": ("image_sizes_input", "IMAGE_SIZES"),
+        "image_grid_thw": ("IMAGE_GRID_THW",),
+        "attention_mask": ("ATTENTION_MASK",),
+        "aspect_ratio_ids": ("ASPECT_RATIO_IDS",),
+        "aspect_ratio_mask": ("ASPECT_RATIO_MASK",),
+    }
+)
 _NO_RENAMES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -99,11 +110,11 @@ def bind(
 ) -> Binding:
     """Binds a recipe's outputs to a model's inputs.
 
-    `accepts(output, type)` says whether the recipe can give that output in that type; `renames` maps
-    an output's name to the model's name for it; `grouping` None takes the model's natural one. An
-    output is bound by its (renamed) name; failing that, the only output of a recipe is bound to the
-    only input that admits it. An optional output without a counterpart is left out. A recipe without
-    outputs leaves every input to the caller, for one inference a request.
+    `accepts(output, type)` says whether the recipe can give that output in that type; `renames` maps an output's name
+    to the model's name for it; `grouping` None takes the model's natural one. An output is bound by its (renamed) name,
+    or one by which it is known; failing that, the only output of a recipe is bound to the only input that admits it. An
+    optional output without a counterpart is left out. A recipe without outputs leaves every input to the caller, for
+    one inference a request.
 
     A fixed axis of the model must be the recipe's own: an axis that the recipe lets vary with the
     media would make the model refuse most media, one call at a time, so it is refused here, once.
@@ -136,7 +147,9 @@ class _Pairing:
         self._check_renames(inputs)
         settled: list[Bound] = []
         for output in self.outputs:
-            found = inputs.get(self.renames.get(output.name, output.name))
+            names = [self.renames.get(output.name, output.name)]
+            names += _ALSO_CALLED.get(output.name, ()) if output.name not in self.renames else ()
+            found = next((inputs[name] for name in names if name in inputs), None)
             if found is None and output.optional:
                 continue
             bound = self._only_fit(output) if found is None else Bound(output, found)

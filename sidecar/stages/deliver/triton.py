@@ -34,6 +34,8 @@ from sidecar.errors import SettingsError, UpstreamUnavailable, UpstreamUnimpleme
 from sidecar.observe.starvation import Counters
 from sidecar.stages.deliver import faults
 from sidecar.stages.deliver.cancelling import survives_cancelling
+from sidecar.stages.deliver.outliving import LONGEST_S, Outliving
+from sidecar.stages.deliver.passing import Passing
 from sidecar.stages.deliver.shared_memory import Handover, Lender, Loan
 from sidecar.stages.deliver.upstream import Answer, Call, SharedMemory, Signature
 from sidecar.stages.deliver.wire import (
@@ -118,11 +120,6 @@ def _ms(seconds: float) -> int:
 _END_S = 1.0
 
 
-# What calls without their callers may hold of inputs in all, and for how long one may go on: a server that has
-# stopped answering must not keep them all. Past either they are cancelled after all. Out of the air.
-_DETACHED_BYTES = 64 * 1024 * 1024
-_DETACHED_S = 60.0
-
 # How long `close` waits for calls that run on without their callers. Out of the air.
 _CLOSE_S = 2.0
 
@@ -137,6 +134,11 @@ async def _ended(under_way: aio.StreamStreamCall[bytes, bytes]) -> None:
         async with asyncio.timeout(_END_S):
             while isinstance(await under_way.read(), bytes):
                 pass
+
+
+def _release(answer: Answer) -> None:
+    for slot in answer.slots:
+        slot.release()
 
 
 class TritonUpstream:
@@ -161,8 +163,8 @@ class TritonUpstream:
         why = "`triton.shared_memory` is off" if off else "there is no arena"
         self._lender = Lender(None if off else memory, self._channel, why)
         self._cancels = config.cancel == "always"
-        self._detached: dict[asyncio.Task[Answer], int] = {}
-        self._detached_total = 0
+        self._outliving = Outliving()
+        self._region = memory.name if memory is not None else ""
         self._shared_calls_total = self._raw_calls_total = 0
         self._shared_bytes_total = self._copied_bytes_total = 0
 
@@ -200,26 +202,21 @@ class TritonUpstream:
         """
         deadline.check("deliver")
         await self._lender.ready(deadline)
-        loan = self._lender.lend(call, outputs=True)
+        loan = self._lender.lend(call, outputs=not call.classes)
         nbytes = sum(tensor.nbytes for tensor in call.inputs)
-        if loan.outputs:
-            longest = Deadline(None)
-        elif self._cancels or sum(self._detached.values()) + nbytes > _DETACHED_BYTES:
+        if not loan.outputs and (self._cancels or not self._outliving.has_room(nbytes)):
             return await self._ask(call, loan, deadline)
-        else:
-            longest = deadline.later(_DETACHED_S)
-        asking = asyncio.create_task(self._ask(call, loan, longest), name="infer")
+        longest = Deadline(None) if loan.outputs else deadline.later(LONGEST_S)
         try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                return await asyncio.shield(asking)
-        except asyncio.CancelledError:
-            self._detach(asking, nbytes)
-            raise
+            return await self._outliving.run(self._ask(call, loan, longest), deadline, nbytes, _release)
         except TimeoutError:
-            self._detach(asking, nbytes)
             raise faults.of_status(
                 grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", call.model
             ) from None
+
+    def passing(self) -> Passing:
+        """The same connection, for calls that are handed on as they came."""
+        return Passing(self._channel, self._outliving, lambda: self._cancels, self._region)
 
     async def stream(self, call: Call, deadline: Deadline) -> AsyncGenerator[Answer, None]:
         """Asks, and yields every response until the model's last.
@@ -260,8 +257,8 @@ class TritonUpstream:
             raw_calls_total=self._raw_calls_total,
             shared_bytes_total=self._shared_bytes_total,
             copied_bytes_total=self._copied_bytes_total,
-            detached_total=self._detached_total,
-            detached=len(self._detached),
+            detached_total=self._outliving.total,
+            detached=len(self._outliving),
             limbo=self._lender.limbo,
         )
 
@@ -271,8 +268,7 @@ class TritonUpstream:
         """
         if not self._closed:
             self._closed = True
-            if self._detached:
-                await asyncio.wait(self._detached, timeout=_CLOSE_S)
+            await self._outliving.ended(_CLOSE_S)
             await self._lender.close()
         await self._channel.close()
 
@@ -381,18 +377,6 @@ class TritonUpstream:
             self._cancels = error.code() is grpc.StatusCode.UNIMPLEMENTED
         except DecodeError:
             self._cancels = False
-
-    def _detach(self, asking: asyncio.Task[Answer], nbytes: int) -> None:
-        """Lets a call, with so many bytes of inputs, run to its end without its caller."""
-        self._detached_total += 1
-        self._detached[asking] = nbytes
-        asking.add_done_callback(self._drop)
-
-    def _drop(self, asked: asyncio.Task[Answer]) -> None:
-        del self._detached[asked]
-        if not asked.cancelled() and asked.exception() is None:
-            for slot in asked.result().slots:
-                slot.release()
 
     @contextmanager
     def _meaning(self, model: str) -> Iterator[None]:

@@ -93,7 +93,7 @@ class Call:
     `version` empty takes the server's choice; `outputs` empty takes all. `slots` lie under those inputs that
     are in the arena; the upstream retains them for as long as the model server may read them. `signature`
     is the model's own, where it is known: output sizes are foretold from it. `headers` go along with the request: the
-    W3C trace context of who asks.
+    W3C trace context of who asks. `classes`: how many of an output's highest classes are wanted in its place.
     """
 
     model: str
@@ -105,6 +105,7 @@ class Call:
     slots: tuple[Slot, ...] = ()
     signature: Signature | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    classes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:

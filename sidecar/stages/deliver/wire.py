@@ -117,7 +117,7 @@ def lay_request(
                 name=name,
                 parameters=_place(region, into[name].offset, into[name].view.nbytes)
                 if name in into
-                else None,
+                else _classes(call.classes.get(name, 0)),
             )
             for name in call.outputs
         ],
@@ -140,6 +140,11 @@ def _place(region: str | None, offset: int, nbytes: int) -> dict[str, service_pb
         _OFFSET: service_pb2.InferParameter(int64_param=offset),
         _BYTE_SIZE: service_pb2.InferParameter(int64_param=nbytes),
     }
+
+
+def _classes(count: int) -> dict[str, service_pb2.InferParameter] | None:
+    """That an output is wanted as its so many highest classes (Triton's extension_classification); 0 for not."""
+    return {"classification": service_pb2.InferParameter(int64_param=count)} if count else None
 
 
 def varint(number: int) -> bytes:
@@ -341,7 +346,7 @@ def _tensors(
         elif output.name in into and not output.contents.ByteSize():
             tensor = _in_slot(output, data_type, shape, into[output.name], model)
         else:
-            tensor = Tensor(output.name, data_type, shape, _typed(output, data_type, model))
+            tensor = Tensor(output.name, data_type, shape, _typed_output(output, data_type, model))
         if problem := fault(tensor):
             _fail(model, f"gave output {output.name!r}, which {problem}{_hint(tensor)}")
         yield tensor
@@ -400,21 +405,29 @@ def _hint(tensor: Tensor) -> str:
     )
 
 
-def _typed(
+def _typed_output(
     output: service_pb2.ModelInferResponse.InferOutputTensor, data_type: DataType, model: str
 ) -> bytes:
     """Typed contents in wire form. Raises UpstreamFailed for a type without, or an element out of range."""
     if data_type not in _TYPED:
         _fail(model, f"gave output {output.name!r} as {data_type.value} without raw contents")
+    data = typed(output.contents, data_type)
+    if data is None:
+        _fail(model, f"gave output {output.name!r} with elements that {data_type.value} cannot hold")
+    return data
+
+
+def typed(contents: service_pb2.InferTensorContents, data_type: DataType) -> bytes | None:
+    """Typed contents in wire form; None for a type that has none, and for elements out of its range."""
+    if data_type not in _TYPED:
+        return None
     field, wide_type = _TYPED[data_type]
-    values = getattr(output.contents, field)
+    values = getattr(contents, field)
     if data_type is DataType.BYTES:
         return encode(values)
     wide = np.array(values, dtype=wide_type)
     narrow = wide.astype(data_type.storage)
-    if not np.array_equal(wide, narrow, equal_nan=True):
-        _fail(model, f"gave output {output.name!r} with elements that {data_type.value} cannot hold")
-    return narrow.tobytes()
+    return narrow.tobytes() if np.array_equal(wide, narrow, equal_nan=True) else None
 
 
 def _data_type(word: str, tensor: str, model: str) -> DataType:

@@ -25,7 +25,7 @@ from sidecar.errors import (
     UpstreamUnimplemented,
 )
 from sidecar.media import DataType, Tensor
-from sidecar.stages.deliver import triton
+from sidecar.stages.deliver import outliving
 from sidecar.stages.deliver.triton import TritonConfig, TritonUpstream
 from sidecar.stages.deliver.upstream import Answer, Call
 from tests.upstream.scripted import Cut, Fail, Hold, Say, ScriptedServer, scripted
@@ -212,7 +212,7 @@ async def test_a_call_whose_caller_left_is_cancelled_only_at_a_server_that_lives
 async def test_calls_without_callers_hold_so_much_and_the_next_are_cancelled(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton, "_DETACHED_BYTES", 5)
+    monkeypatch.setattr(outliving, "_MOST_BYTES", 5)
     upstream = TritonUpstream(TritonConfig(server.address, cancel="never"))
     for number in (1, 2):
         server.will(Hold())

@@ -1,0 +1,88 @@
+"""Calls that are handed on to the model server as they came, and its answers as they are: bytes that nobody reads.
+
+The one place where an error of gRPC leaves as itself, for it is told to the caller as it is. A unary call that may not
+be cancelled at the server runs on there when its caller goes (`outliving.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+from grpc import aio
+
+from sidecar.deadline import Deadline
+from sidecar.stages.deliver.outliving import LONGEST_S, Outliving
+from sidecar.stages.deliver.wire import SERVICE
+
+Headers = Sequence[tuple[str, str | bytes]]
+_INFER: Final = "ModelInfer"
+_STREAM: Final = "ModelStreamInfer"
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """An answer as it came."""
+
+    message: bytes
+    trailers: Headers
+
+
+class Said(Exception):
+    """A status with which the model server ended a call, to be told as it is."""
+
+    def __init__(self, status: grpc.StatusCode, words: str, trailers: Headers = ()) -> None:
+        super().__init__(f"{status.name}: {words}")
+        self.status = status
+        self.words = words
+        self.trailers = trailers
+
+    @classmethod
+    def of(cls, error: aio.AioRpcError) -> Said:
+        """What gRPC raised."""
+        return cls(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+
+
+class Passing:
+    """Over the channel to the model server. `cancels` says whether calls may be cancelled there; `own_region` is the
+    name by which it knows our arena, empty where there is none.
+    """
+
+    def __init__(
+        self, channel: aio.Channel, outliving: Outliving, cancels: Callable[[], bool], own_region: str
+    ) -> None:
+        self.own_region = own_region
+        self._outliving = outliving
+        self._cancels = cancels
+        self._channel = channel
+        self._methods: dict[str, aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        self._stream: aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+            f"{SERVICE}{_STREAM}"
+        )
+
+    async def unary(self, method: str, message: bytes, deadline: Deadline, headers: Headers) -> Passed:
+        """Hands a call on. Raises Said."""
+        if method != _INFER or self._cancels() or not self._outliving.has_room(len(message)):
+            return await self._ask(method, message, deadline, headers)
+        longest = deadline.later(LONGEST_S)
+        asking = self._ask(method, message, longest, headers)
+        try:
+            return await self._outliving.run(asking, deadline, len(message), lambda _passed: None)
+        except TimeoutError:
+            raise Said(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+
+    def stream(self, deadline: Deadline, headers: Headers) -> aio.StreamStreamCall[bytes, bytes]:
+        """A stream to the model server; whoever has it cancels it."""
+        return self._stream(timeout=deadline.remaining_s(), metadata=headers or None)
+
+    async def _ask(self, method: str, message: bytes, deadline: Deadline, headers: Headers) -> Passed:
+        if method not in self._methods:
+            self._methods[method] = self._channel.unary_unary(f"{SERVICE}{method}")
+        call = self._methods[method](message, timeout=deadline.remaining_s(), metadata=headers or None)
+        try:
+            answer = await call
+            return Passed(answer, tuple(await call.trailing_metadata() or ()))
+        except aio.AioRpcError as error:
+            raise Said.of(error) from error

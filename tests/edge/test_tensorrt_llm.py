@@ -1,0 +1,157 @@
+"""TensorRT-LLM's models, as stand-ins in the real Triton have their inputs and outputs: which form of media each is
+handed, text as it comes, and that leaving ends the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc as triton_client
+from PIL import Image
+
+import testbed.media
+from inference_client import AsyncClient, Client, UnsupportedMedia
+from sidecar.errors import ModelMismatch
+from testbed.triton import Triton
+from tests.running import Running, running
+
+pytestmark = pytest.mark.triton
+MEDIA = Path(testbed.media.__file__).parent
+SOUND = MEDIA / "speech.wav"
+QWEN = "qwen2-vl-2b-instruct"
+
+
+def picture(width: int, height: int) -> bytes:
+    """A JPEG with a comment, EXIF and a rotation in it."""
+    exif = Image.Exif()
+    exif[0x010E] = "private"
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(file, "JPEG", exif=exif, comment=b"private")
+    return file.getvalue()
+
+
+def test_the_current_backend_is_handed_a_clean_picture_of_the_models_own_size(sidecar: Running) -> None:
+    with Client(sidecar.address) as client:
+        model = client.model("tensorrt_llm")
+        words = list(client.chat("tensorrt_llm", "one two three", [picture(5000, 4000)]))
+        whole = client.chat("tensorrt_llm", "one two three", [picture(300, 200)], stream=False, max_tokens=2)
+    assert [spec.name for spec in model.media_inputs] == ["image_url"]
+    (size, *rest) = "".join(words).split()
+    height, width = (int(side) for side in reversed(size.strip("[]").split("x")))
+    # Turned upright, no larger than the processor would make it, of whole patches, and without the comment.
+    assert height * width < 5000 * 4000
+    assert (height % 28, width % 28, height > width) == (0, 0, True)
+    assert rest == ["one", "two", "three"]
+    assert len(words) == 4
+    assert whole == "[200x300] one two"
+
+
+def test_several_pictures_and_none(sidecar: Running) -> None:
+    with Client(sidecar.address) as client:
+        two = client.chat("tensorrt_llm", "word", [picture(280, 280), picture(56, 560)], stream=False)
+        none = client.chat("tensorrt_llm", "word", stream=False)
+    assert two == "[280x280] [560x56] word"
+    assert none == "word"
+
+
+def test_parameters_that_the_model_does_not_take_are_named(sidecar: Running) -> None:
+    with (
+        Client(sidecar.address) as client,
+        pytest.raises(ValueError, match=r"takes no 'temprature'.*temperature"),
+    ):
+        client.chat("tensorrt_llm", "word", temprature=1.0)
+
+
+def test_placeholders_are_written_out_by_the_recipes_counts(sidecar: Running) -> None:
+    with Client(sidecar.address) as client:
+        (tokens,) = client.placeholder_tokens("tensorrt_llm", [(56, 56)])
+        text = client.chat(
+            "tensorrt_llm", "see <image> now", [picture(56, 56)], placeholder="<|pad|> ", stream=False
+        )
+        with pytest.raises(ValueError, match="for 1 media items"):
+            client.chat("tensorrt_llm", "see nothing", [picture(56, 56)], placeholder="<|pad|>", stream=False)
+    assert text.count("<|pad|>") == tokens
+
+
+def test_who_leaves_ends_the_models_work(sidecar: Running, triton: Triton) -> None:
+    def answered(client: triton_client.InferenceServerClient) -> int:
+        stats = client.get_inference_statistics("tensorrt_llm").model_stats[0].inference_stats
+        return int(stats.success.count + stats.fail.count)
+
+    with (
+        triton_client.InferenceServerClient(triton.grpc_address) as direct,
+        Client(sidecar.address) as client,
+    ):
+        before = answered(direct)
+        texts = client.chat("tensorrt_llm", "word " * 3000)  # half a minute of it
+        next(texts)
+        texts.close()  # type: ignore[attr-defined]  # a generator's
+        ends = time.monotonic() + 10
+        while answered(direct) == before:
+            assert time.monotonic() < ends, "the model goes on"
+            time.sleep(0.02)
+
+
+def test_the_asyncio_client_talks_as_well(sidecar: Running) -> None:
+    async def talk() -> list[str]:
+        async with AsyncClient(sidecar.address) as client:
+            return [text async for text in client.chat("tensorrt_llm", "a b", [picture(280, 280)])]
+
+    assert "".join(asyncio.run(talk())) == "[280x280] a b"
+
+
+def test_a_client_of_tritons_sends_files_to_the_current_backend_too(sidecar: Running) -> None:
+    with triton_client.InferenceServerClient(sidecar.address) as client:
+        metadata = client.get_model_metadata("tensorrt_llm", as_json=True)
+    inputs = {each["name"]: each for each in metadata["inputs"]}
+    assert inputs["image"]["datatype"] == "BYTES"
+    assert "image_url" not in inputs
+    assert "text_input" in inputs
+
+
+def test_the_older_ensemble_is_handed_tensors_by_its_own_names(sidecar: Running) -> None:
+    with Client(sidecar.address) as client:
+        text = client.chat(
+            "multimodal_ensemble",
+            "one two three",
+            [picture(300, 200), picture(300, 200)],
+            stream=False,
+            max_tokens=2,
+        )
+    assert text == "[image_input [2, 3, 224, 224]] one two"
+
+
+def test_the_older_whisper_is_handed_samples(sidecar: Running) -> None:
+    with Client(sidecar.address) as client:
+        model = client.model("whisper_bls")
+        answer = client.infer("whisper_bls", SOUND, {"TEXT_PREFIX": "heard: "})
+    assert [spec.name for spec in model.media_inputs] == ["WAV", "WAV_LENS"]
+    text = answer.text("TRANSCRIPTS")
+    heard, of = text.removeprefix("heard: ").split(" samples")[0].split(" of ")
+    assert heard == of
+    assert int(heard) > 16_000
+
+
+def test_the_form_can_be_said_and_what_cannot_be_is_refused(triton: Triton) -> None:
+    settings = ("models.clip.upstream=checksum_fp32", "models.clip.form=media")
+    with (
+        running({"clip": "clip-vit-base-patch32"}, None, "models.clip.form=media") as sidecar,
+        Client(sidecar.address) as client,
+    ):
+        # Without a model server nothing says which form it takes: the recipe's own.
+        assert client.preprocess("clip", MEDIA / "text.jpg").tensor("pixel_values").shape == (3, 224, 224)
+    with (
+        pytest.raises(ModelMismatch, match="image_url"),
+        running({"clip": "clip-vit-base-patch32"}, triton.grpc_address, *settings),
+    ):
+        pass
+
+
+def test_an_item_that_is_no_picture_never_reaches_the_model(sidecar: Running) -> None:
+    with Client(sidecar.address) as client, pytest.raises(UnsupportedMedia, match="item 0"):
+        client.chat("tensorrt_llm", "word", [b"<svg onload=alert(1)>"], stream=False)
