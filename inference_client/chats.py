@@ -40,7 +40,7 @@ class Chat:
         """The inputs of a turn. Raises ValueError for a parameter that the model does not take."""
         found: dict[str, InputValue] = {self.prompt: prompt}
         if self.stream is not None:
-            found[self.stream] = stream
+            found[self.stream] = stream and self.decoupled
         for name, value in sampling.items():
             taken = next((each for each in (name, _SAMPLING + name) if each in self.inputs), None)
             if taken is None:

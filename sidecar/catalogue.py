@@ -191,7 +191,8 @@ class Catalogue:
             signature = await self._upstream.describe(model.upstream, model.config.version, Deadline(None))
             own = self._recipes[model.name]
             recipe = formed(own, signature.inputs, model.config.form) if own is not None else None
-            model = replace(model, recipe=recipe)
+            # The one that it had, where it is the same: what is known of a recipe is known by its identity.
+            model = replace(model, recipe=model.recipe if recipe == model.recipe else recipe)
             binding = _bind(model, signature)
         except SidecarError as problem:
             state = _STATES.get(type(problem), ModelState.UNREACHABLE)

@@ -15,6 +15,7 @@ Field = tuple[int, memoryview, memoryview | None]
 LENGTH_DELIMITED: Final = 2
 """The wire type of bytes, texts and messages."""
 _MOST_VARINT_BITS: Final = 63
+_MOST_KEY: Final = 0xFFFFFFFF
 
 
 def fields(view: memoryview, most: int) -> list[Field] | None:
@@ -23,7 +24,8 @@ def fields(view: memoryview, most: int) -> list[Field] | None:
     at, end = 0, len(view)
     while at < end:
         tag = _varint(view, at)
-        if len(found) >= most or tag is None:
+        # Readers in other languages cut a longer key to 32 bits, and would see another field than is seen here.
+        if len(found) >= most or tag is None or tag[0] > _MOST_KEY:
             return None
         key, begin = tag
         content = None

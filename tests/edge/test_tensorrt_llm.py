@@ -9,6 +9,7 @@ import io
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tritonclient.grpc as triton_client
 from PIL import Image
@@ -49,6 +50,14 @@ def test_the_current_backend_is_handed_a_clean_picture_of_the_models_own_size(si
     assert rest == ["one", "two", "three"]
     assert len(words) == 4
     assert whole == "[200x300] one two"
+
+
+def test_a_picture_that_hardly_compresses_has_room_all_the_same(sidecar: Running) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (560, 560, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    with Client(sidecar.address) as client:
+        assert client.chat("tensorrt_llm", "word", [file.getvalue()], stream=False) == "[560x560] word"
 
 
 def test_several_pictures_and_none(sidecar: Running) -> None:

@@ -7,7 +7,8 @@ raised as the errors of the path are; nothing is decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -21,11 +22,14 @@ from sidecar.edge.fields import LENGTH_DELIMITED, Part, fields
 from sidecar.edge.receive import priority_of
 from sidecar.edge.tallies import Tally
 from sidecar.entry import Asked, Verb
-from sidecar.errors import InvalidInput, InvalidRequest, UpstreamFailed
+from sidecar.errors import InvalidInput, InvalidRequest, UpstreamFailed, WrongItemCount
 from sidecar.media import DataType, Tensor
 from sidecar.observe.timings import Stage, Timings
+from sidecar.recipes.clean import CleanPicture, CleanSound
+from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.bindings import Grouping
 from sidecar.stages.deliver.elements import ends, fault
+from sidecar.stages.deliver.inputs import MAX_BYTES_ELEMENTS
 from sidecar.stages.deliver.upstream import ParameterValue
 from sidecar.stages.deliver.wire import IS_FINAL, WANT_FINAL, typed, varint
 from sidecar.walk import Walk
@@ -36,6 +40,8 @@ _MODEL, _VERSION, _RAW_INPUTS, _RAW_OUTPUTS = 1, 2, 7, 6
 # Of a request's fields; past them protobuf reads it whole.
 _MOST_FIELDS: Final = 512
 _MOST_INT64: Final = (1 << 63) - 1
+# As for our own API (edge/receive.py).
+_MOST_OF_A_KIND: Final = 256
 _CLASSES: Final = "classification"
 _REGION, _OFFSET, _BYTE_SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
 # What the protocol itself says of a request; the model server hears them as they were said.
@@ -75,6 +81,22 @@ def aimed(raw: bytes, model: str, version: str) -> bytes:
     replaced = {_MODEL, _VERSION} if version else {_MODEL}
     rest = [whole for number, whole, _ in found if number not in replaced]
     return b"".join([*_text(_MODEL, model), *(_text(_VERSION, version) if version else ()), *rest])
+
+
+def called(response: bytes, model: str) -> bytes:
+    """A response under another name for its model; as it is where it cannot be walked."""
+    found = fields(memoryview(response), _MOST_FIELDS)
+    if found is None:
+        return response
+    return b"".join([*_text(_MODEL, model), *(whole for number, whole, _ in found if number != _MODEL)])
+
+
+def speaks_of(raw: bytes, prefix: str) -> bool:
+    """Whether a serialised request names a region of shared memory that begins so. Contents are not looked at."""
+    wanted = prefix.encode()
+    found = fields(memoryview(raw), _MOST_FIELDS)
+    parts = [raw] if found is None else [bytes(whole) for number, whole, _ in found if number != _RAW_INPUTS]
+    return any(_REGION.encode() in part and wanted in part for part in parts)
 
 
 def _text(number: int, text: str) -> tuple[bytes, bytes, bytes]:
@@ -129,6 +151,7 @@ class Request:
     outputs: tuple[str, ...]
     classes: Mapping[str, int]
     places: Mapping[str, Place]
+    version: str
     parameters: Mapping[str, ParameterValue]
     reserved: Mapping[str, ParameterValue]
     wants_final: bool
@@ -139,6 +162,31 @@ class Request:
         return next(
             (each for each in self.inputs if each.name == name and each.data_type is DataType.BYTES), None
         )
+
+    def check_passable(self, served: ServedModel) -> None:
+        """A request without media may be passed on, but not with media that was made elsewhere for a model that is to
+        be given clean media alone. Raises InvalidInput.
+        """
+        if not isinstance(served.recipe, CleanPicture | CleanSound):
+            return
+        made = {output.name for output in served.recipe.outputs}
+        made |= set(served.binding.made) if served.binding is not None else set()
+        for given in self.inputs:
+            if given.name in made:
+                raise InvalidInput(
+                    f"input {given.name!r} is made from the media: send the file as {media_input(served)!r}",
+                    input=given.name,
+                )
+
+    def check_version(self, served: ServedModel) -> None:
+        """Raises InvalidRequest for a version that this model is not prepared for."""
+        known = served.config.version or (served.signature.version if served.signature is not None else "")
+        if self.version and self.version != known:
+            raise InvalidRequest(
+                f"model {served.name!r} is served here in version {known or 'unknown'}, and the request asks for "
+                f"version {self.version}: leave it out, or serve that one under a name of its own",
+                field="model_version",
+            )
 
 
 def read(raw: bytes) -> Request:
@@ -151,10 +199,18 @@ def read(raw: bytes) -> Request:
     else:
         message = _parsed(b"".join(whole for number, whole, _ in found if number != _RAW_INPUTS))
         contents = [content for number, _, content in found if number == _RAW_INPUTS and content is not None]
+    for field in ("inputs", "outputs", "parameters"):
+        if (count := len(getattr(message, field))) > _MOST_OF_A_KIND:
+            raise InvalidRequest(
+                f"the request brings {count} {field}, and {_MOST_OF_A_KIND} are allowed: leave out what the model does "
+                "not take",
+                field=field,
+            )
     parameters = {name: _value(name, value) for name, value in message.parameters.items()}
     return Request(
         model=message.model_name,
         request_id=message.id,
+        version=message.model_version,
         inputs=_inputs(message.inputs, contents),
         outputs=tuple(output.name for output in message.outputs),
         classes={
@@ -275,15 +331,17 @@ class Share:
         )
 
 
-def shares(request: Request, media: Given, served: ServedModel) -> list[Share]:
+def shares(request: Request, media: Given, served: ServedModel, limits: Limits) -> list[Share]:
     """A request as calls: one, where all rows are given the same inputs beside their media, else one a row.
 
-    Raises InvalidInput where the axes do not fit together.
+    Raises WrongItemCount for more files than one request may bring or none, InvalidInput where the axes do not fit
+    together, and InvalidRequest for inputs that are too large together.
     """
+    _check_size(request, media, served, limits)
     files = _files(media, served)
     rows = len(files) if served.grouping is Grouping.EACH else 1
     plain = [given.tensor() for given in request.inputs if given is not media]
-    if not _batches(served) or not files:
+    if not _batches(served):
         return [Share(files, tuple(plain))]
     for tensor in plain:
         if not tensor.shape or tensor.shape[0] != rows:
@@ -297,6 +355,33 @@ def shares(request: Request, media: Given, served: ServedModel) -> list[Share]:
     if all(row == by_row[0] for row in by_row):
         return [Share(files, by_row[0])]
     return [Share((file,), row) for file, row in zip(files, by_row, strict=True)]
+
+
+def _check_size(request: Request, media: Given, served: ServedModel, limits: Limits) -> None:
+    """Before anything is walked or made of it: a few bytes can promise millions of elements."""
+    files, most = math.prod(media.shape), served.config.max_items or limits.items
+    if not 0 < files <= most:
+        raise WrongItemCount(
+            f"input {media.name!r} is {list(media.shape)}, {files} files: model {served.name!r} takes 1 to {most} in a "
+            "request",
+            field=media.name,
+            found=files,
+            allowed=f"1 to {most}",
+        )
+    others = [given for given in request.inputs if given is not media]
+    for given in others:
+        if given.data_type is DataType.BYTES and math.prod(given.shape) > MAX_BYTES_ELEMENTS:
+            raise InvalidInput(
+                f"input {given.name!r} is {list(given.shape)}; at most {MAX_BYTES_ELEMENTS} elements are taken",
+                input=given.name,
+            )
+    found = sum(len(given.data) for given in others)
+    if found > limits.inputs_bytes:
+        raise InvalidRequest(
+            f"the plain inputs are {found} bytes, and the limit `limits.inputs_bytes` is {limits.inputs_bytes}: send "
+            "fewer rows at once, or raise the limit",
+            field="inputs",
+        )
 
 
 def _batches(served: ServedModel) -> bool:
@@ -484,10 +569,15 @@ def config(told: bytes, served: ServedModel) -> bytes:
 
 
 def statistics(
-    told: bytes, asked: ServedModel | None, prepared: Sequence[ServedModel], tallies: Mapping[str, Tally]
+    told: bytes,
+    asked: ServedModel | None,
+    prepared: Sequence[ServedModel],
+    tallies: Mapping[str, Tally],
+    listed: Collection[str] | None = None,
 ) -> bytes:
     """Statistics with an entry for the preprocessing of each model in `prepared`, under its name and "/preprocessing".
-    Where they are those of one model that was asked about, they bear its name here.
+    Where they are those of one model that was asked about, they bear its name here; of others only those in `listed`
+    are told, by the model server's names.
 
     In the terms of Triton's: an inference is an item, `queue` is admit, `compute_input` what comes before transform,
     `compute_infer` transform and `compute_output` pack.
@@ -496,6 +586,10 @@ def statistics(
     if asked is not None:
         for entry in message.model_stats:
             entry.name = asked.name
+    elif listed is not None:
+        kept = [entry for entry in message.model_stats if entry.name in listed]
+        del message.model_stats[:]
+        message.model_stats.extend(kept)
     for model in prepared:
         tally = tallies.get(model.name, Tally())
         entry = message.model_stats.add(

@@ -7,6 +7,7 @@ is opened by its name alone, so that no other file can be meant, and never our o
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -48,7 +49,12 @@ class Regions:
                 field="shared_memory_byte_size",
             )
         with await self._opened(place, os.O_RDWR, deadline, headers) as (file, offset):
-            os.pwrite(file, data, offset)
+            try:
+                written = os.pwrite(file, data, offset)
+            except OSError as error:
+                raise _outside(place) from error
+            if written != len(data):
+                raise _outside(place)
 
     async def _opened(
         self, place: Place, mode: int, deadline: Deadline, headers: Headers
@@ -61,12 +67,16 @@ class Regions:
             raise UpstreamFailed(
                 "the model server told nothing of its shared memory that can be read"
             ) from error
-        if place.region not in regions or place.region == self._passing.own_region:
+        if place.region.startswith(self._passing.own):
+            raise own(place.region)
+        if place.region not in regions:
             raise InvalidRequest(
                 f"region {place.region!r} is not one of system shared memory that is registered: register it first",
                 field="shared_memory_region",
             )
         region = regions[place.region]
+        if region.key.lstrip("/").startswith(self._passing.own):
+            raise own(place.region)
         if place.offset + place.nbytes > region.byte_size:
             raise _outside(place)
         return _opened(region.key, region.offset + place.offset, place, mode)
@@ -82,7 +92,7 @@ def _opened(key: str, offset: int, place: Place, mode: int) -> Iterator[tuple[in
             field="shared_memory_region",
         )
     try:
-        file = os.open(_FOLDER / name, mode | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = os.open(_FOLDER / name, mode | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise InvalidRequest(
             f"region {place.region!r} cannot be opened here ({error.strerror}): the sidecar must share /dev/shm with "
@@ -90,11 +100,20 @@ def _opened(key: str, offset: int, place: Place, mode: int) -> Iterator[tuple[in
             field="shared_memory_region",
         ) from error
     try:
-        if os.fstat(file).st_size < offset + place.nbytes:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode) or found.st_size < offset + place.nbytes:
             raise _outside(place)
         yield file, offset
     finally:
         os.close(file)
+
+
+def own(name: str) -> InvalidRequest:
+    """That a region is a sidecar's own."""
+    return InvalidRequest(
+        f"region {name!r} is a sidecar's own memory, or has a name or key as such memory has: use another",
+        field="shared_memory_region",
+    )
 
 
 def _outside(place: Place) -> InvalidRequest:

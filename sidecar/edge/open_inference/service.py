@@ -26,7 +26,7 @@ from sidecar.edge import respond
 from sidecar.edge.around import Around, Context, failure
 from sidecar.edge.open_inference import messages
 from sidecar.edge.open_inference.messages import Given, Request, Share
-from sidecar.edge.open_inference.regions import STATUS, Regions
+from sidecar.edge.open_inference.regions import STATUS, Regions, own
 from sidecar.edge.tallies import Tallies
 from sidecar.edge.visits import Visits
 from sidecar.entry import Verb
@@ -38,7 +38,7 @@ from sidecar.errors import (
     UnknownModel,
     UpstreamFailed,
 )
-from sidecar.media import Source
+from sidecar.media import Source, Tensor
 from sidecar.observe.timings import Stage
 from sidecar.pipeline import Pipeline
 from sidecar.stages.deliver.passing import Headers, Passed, Passing, Said
@@ -69,6 +69,8 @@ _OF_A_MODEL: Final[Mapping[str, str]] = {
     "ModelConfig": "",
     "ModelStatistics": "statistics",
 }
+# Kinds by which models could be named, or listed, that are not served.
+_OF_ALL_MODELS: Final = frozenset({"repository", "trace"})
 _KINDS: Final = tuple(sorted({*_OF_THE_SERVER.values(), *_OF_A_MODEL.values()} - {""}))
 # Headers that are the connection's own, or gRPC's; and one by which Triton 2.51 dies (see deliver/faults.py).
 _OWN_HEADERS: Final = frozenset({"user-agent", "content-type", "te", "host", "accept-encoding"})
@@ -122,6 +124,7 @@ class OpenInference:
         calls: dict[str, Callable[[bytes, Context], Awaitable[bytes]]] = {"ModelInfer": self._infer}
         calls |= {method: partial(self._of_the_server, method) for method in _OF_THE_SERVER}
         calls |= {method: partial(self._of_a_model, method) for method in _OF_A_MODEL}
+        calls["SystemSharedMemoryRegister"] = self._register
         calls["SystemSharedMemoryUnregister"] = self._unregister
         return {method: _handler(around, method, call) for method, call in calls.items()}
 
@@ -140,7 +143,7 @@ class OpenInference:
         try:
             return self._catalogue.get(name)
         except UnknownModel:
-            if self._config.models == "served" and name:
+            if self._config.models == "served":
                 raise
             return None
 
@@ -153,9 +156,10 @@ class OpenInference:
     # --- calls about the server, and about models ---
 
     def _check_open(self, kind: str) -> None:
-        if kind in self._config.closed:
+        if kind in self._config.closed or (self._config.models == "served" and kind in _OF_ALL_MODELS):
             raise InvalidRequest(
-                f"calls of the kind {kind} are closed here (`open_inference.closed`)", field=""
+                f"calls of the kind {kind} are closed here (`open_inference.closed`, `open_inference.models`)",
+                field="",
             )
 
     async def _of_the_server(self, method: str, raw: bytes, context: Context) -> bytes:
@@ -164,31 +168,44 @@ class OpenInference:
         return self._without_own(told) if method == STATUS else told
 
     def _without_own(self, told: bytes) -> bytes:
-        """The status of shared memory without our own arena: clients count the regions that they find."""
-        if self.passing.own_region.encode() not in told:
+        """The status of shared memory without sidecars' arenas: clients count the regions that they find."""
+        if self.passing.own.encode() not in told:
             return told
         message = service_pb2.SystemSharedMemoryStatusResponse.FromString(told)
-        message.regions.pop(self.passing.own_region, None)
+        for name in [name for name in message.regions if name.startswith(self.passing.own)]:
+            del message.regions[name]
         laid: bytes = message.SerializeToString()
         return laid
 
+    async def _register(self, raw: bytes, context: Context) -> bytes:
+        """As it came, but that no arena is meant by it."""
+        self._check_open("shared_memory")
+        asked = _read(service_pb2.SystemSharedMemoryRegisterRequest, raw)
+        if asked.name.startswith(self.passing.own) or asked.key.lstrip("/").startswith(self.passing.own):
+            raise own(asked.name)
+        return await self._pass("SystemSharedMemoryRegister", raw, context)
+
     async def _unregister(self, raw: bytes, context: Context) -> bytes:
-        """As it came, but that all regions do not include the arena: they are unregistered one by one."""
+        """As it came, but that all regions do not include arenas: they are unregistered one by one."""
         self._check_open("shared_memory")
         kind = service_pb2.SystemSharedMemoryUnregisterRequest
-        if _read(kind, raw).name:
+        name = _read(kind, raw).name
+        if name.startswith(self.passing.own):
+            raise own(name)
+        if name:
             return await self._pass("SystemSharedMemoryUnregister", raw, context)
         told = await self._pass(STATUS, b"", context)
         regions = service_pb2.SystemSharedMemoryStatusResponse.FromString(told).regions
-        for name in regions:
-            if name != self.passing.own_region:
-                await self._pass("SystemSharedMemoryUnregister", kind(name=name).SerializeToString(), context)
+        for each in regions:
+            if not each.startswith(self.passing.own):
+                await self._pass("SystemSharedMemoryUnregister", kind(name=each).SerializeToString(), context)
         return b""
 
     async def _of_a_model(self, method: str, raw: bytes, context: Context) -> bytes:
         self._check_open(_OF_A_MODEL[method])
         name = messages.model_of(raw)
-        served = self.served(name)
+        # Without a name all models are meant.
+        served = self.served(name) if name or method != "ModelStatistics" else None
         if method == "ModelReady" and served is not None and served.state is not ModelState.READY:
             not_ready: bytes = service_pb2.ModelReadyResponse(ready=False).SerializeToString()
             return not_ready
@@ -201,9 +218,12 @@ class OpenInference:
     def _as_served(self, method: str, told: bytes, name: str, served: ServedModel | None) -> bytes:
         """What the model server tells of a model, as it is here."""
         if method == "ModelStatistics":
-            models = self._catalogue.all() if not name else [served] if served is not None else []
+            models = list(self._catalogue.all()) if not name else [served] if served is not None else []
             prepared = [model for model in models if model.recipe is not None]
-            return messages.statistics(told, served, prepared, self._tallies.all()) if models else told
+            listed = {model.upstream for model in models} if self._config.models == "served" else None
+            return (
+                messages.statistics(told, served, prepared, self._tallies.all(), listed) if models else told
+            )
         if served is None or method == "ModelReady":
             return told
         return messages.metadata(told, served) if method == "ModelMetadata" else messages.config(told, served)
@@ -212,15 +232,34 @@ class OpenInference:
 
     async def _infer(self, raw: bytes, context: Context) -> bytes:
         served = self.served(messages.model_of(raw))
-        if served is not None and served.recipe is not None:
-            request = messages.read(raw)
-            media = request.media(served)
-            if media is not None:
-                return await self.prepared(request, media, served, context)
+        found = self.media_of(raw, served)
+        if found is not None and served is not None:
+            return await self.prepared(*found, served, context)
         answer = await self._pass("ModelInfer", self.aimed(raw, served), context)
         if served is not None and served.upstream != served.name:
-            return messages.aimed(answer, served.name, "")
+            return messages.called(answer, served.name)
         return answer
+
+    def media_of(self, raw: bytes, served: ServedModel | None) -> tuple[Request, Given] | None:
+        """A request with encoded files, and these; None for one that is to be passed on.
+
+        Raises what is wrong with it, and InvalidRequest for one that may not be passed on.
+        """
+        if served is None or served.recipe is None:
+            self._check_passable(raw)
+            return None
+        request = messages.read(raw)
+        media = request.media(served)
+        if media is None:
+            self._check_passable(raw)
+            request.check_passable(served)
+            return None
+        request.check_version(served)
+        return request, media
+
+    def _check_passable(self, raw: bytes) -> None:
+        if messages.speaks_of(raw, self.passing.own):
+            raise own(self.passing.own)
 
     async def prepared(
         self,
@@ -234,7 +273,7 @@ class OpenInference:
         """A request with encoded files walks the path; the answer is a serialised ModelInferResponse."""
         deadline, headers = Deadline.after(context.time_remaining()), onward(context)
         request, media = await self.fetched(request, media, deadline, headers)
-        shares = messages.shares(request, media, served)
+        shares = messages.shares(request, media, served, self._pipeline.limits)
         with ExitStack() as around:
             visits = [
                 around.enter_context(
@@ -257,10 +296,7 @@ class OpenInference:
             walk = visits[0].walk
             outputs = messages.outputs_of([visit.walk for visit in visits], served)
             with walk.timeline.measure(Stage.RESPOND):
-                for output in outputs:
-                    if (place := request.places.get(output.name)) is not None:
-                        data = memoryview(output.data).cast("B")
-                        await Regions(self.passing).write(place, data, deadline, headers)
+                await self.written(request, outputs, deadline, headers)
                 reply = messages.reply(request, outputs, walk.version, final=final)
             return reply.stamped(walk.timeline.snapshot())
 
@@ -268,17 +304,38 @@ class OpenInference:
         self, request: Request, media: Given, deadline: Deadline, headers: Headers
     ) -> tuple[Request, Given]:
         """The same with the contents of inputs that lie in shared memory."""
-        if all(given.place is None for given in request.inputs):
+        placed = [given.place for given in request.inputs if given.place is not None]
+        if placed or request.places:
+            self._check_open("shared_memory")
+        if not placed:
             return request, media
-        regions, inputs, found = Regions(self.passing), [], media
+        found = sum(place.nbytes for place in placed)
+        if found > self._pipeline.limits.upload_bytes:
+            raise MediaTooLarge(
+                f"the request's inputs in shared memory are {found} bytes, and the limit `limits.upload_bytes` is "
+                f"{self._pipeline.limits.upload_bytes}: send fewer at once, or raise the limit",
+                limit="limits.upload_bytes",
+                allowed=self._pipeline.limits.upload_bytes,
+                found=found,
+            )
+        regions, inputs, files = Regions(self.passing), [], media
         for given in request.inputs:
             here = given
             if given.place is not None:
                 data = await regions.read(given.place, deadline, headers)
                 here = replace(given, data=data, place=None)
             inputs.append(here)
-            found = here if given is media else found
-        return replace(request, inputs=tuple(inputs)), found
+            files = here if given is media else files
+        return replace(request, inputs=tuple(inputs)), files
+
+    async def written(
+        self, request: Request, outputs: Sequence[Tensor], deadline: Deadline, headers: Headers
+    ) -> None:
+        """Writes the outputs that have places in shared memory there."""
+        for output in outputs:
+            if (place := request.places.get(output.name)) is not None:
+                data = memoryview(output.data).cast("B")
+                await Regions(self.passing).write(place, data, deadline, headers)
 
     def received(self, share: Share) -> Sequence[Received]:
         """A share's media, measured against the limits."""

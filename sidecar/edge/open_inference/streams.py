@@ -1,9 +1,9 @@
 """ModelStreamInfer: many requests on one stream, each routed as a call of its own would be.
 
 Requests that are passed on share one stream to the model server, opened by the first of them; what comes back there is
-written as it comes. Those that walk the path are worked on side by side, and answered in their order unless their model
-is decoupled. Whoever reads slowly holds up the readers of both, and no more than one response of each waits. When the
-caller goes, everything ends, the stream to the model server first.
+written as it comes. Those that walk the path are worked on side by side, so many at once, and answered in their order
+unless their model is decoupled. Whoever reads slowly holds up both, and in the end its own sending. When the caller
+goes, everything ends.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from functools import partial
+from typing import Final
 
 import grpc
 from grpc import aio
@@ -30,13 +31,16 @@ from sidecar.edge.open_inference.service import (
 )
 from sidecar.edge.visits import Visits
 from sidecar.entry import Verb
-from sidecar.errors import SidecarError
+from sidecar.errors import SidecarError, WrongItemCount
 from sidecar.observe.timings import Stage
 from sidecar.pipeline import Pipeline
 from sidecar.stages.deliver import faults
 from sidecar.stages.deliver.passing import Said
 
-METHOD = "ModelStreamInfer"
+METHOD: Final = "ModelStreamInfer"
+# Requests of one stream that walk the path at once, or wait to be answered in their turn; what a caller sends beyond is
+# left in its connection. Enough to keep any plan's threads busy; out of the air.
+_MOST_AT_ONCE: Final = 64
 
 
 def handlers(
@@ -72,6 +76,7 @@ class _Stream:
         self._writing = asyncio.Lock()
         self._upstream: aio.StreamStreamCall[bytes, bytes] | None = None
         self._before: asyncio.Event | None = None
+        self._room = asyncio.Semaphore(_MOST_AT_ONCE)
 
     async def run(self) -> None:
         """Until the caller has no more to ask and has all its answers. Raises Said and the errors of the path."""
@@ -89,16 +94,19 @@ class _Stream:
         while isinstance(raw := await self._context.read(), bytes):
             try:
                 served = self._service.served(messages.model_of(raw))
-                request = messages.read(raw) if served is not None and served.recipe is not None else None
+                found = self._service.media_of(raw, served)
             except SidecarError as problem:
                 await self._tell(problem, None)
                 continue
-            media = request.media(served) if request is not None and served is not None else None
-            if request is None or media is None or served is None:
+            if found is None or served is None:
                 await self._pass(self._service.aimed(raw, served), works)
                 continue
+            await self._room.acquire()  # given back by the task
+            if served.signature is not None and served.signature.decoupled:
+                works.create_task(self._answer(*found, served))
+                continue
             before, self._before = self._before, asyncio.Event()
-            works.create_task(self._answer(request, media, served, before, self._before))
+            works.create_task(self._answer_in_turn(*found, served, before, self._before))
         if self._upstream is not None:
             await self._upstream.done_writing()
 
@@ -130,7 +138,16 @@ class _Stream:
 
     # --- what walks the path ---
 
-    async def _answer(
+    async def _answer(self, request: Request, media: Given, served: ServedModel) -> None:
+        """Of a decoupled model, as the responses come."""
+        try:
+            await self._stream(request, media, served)
+        except (SidecarError, Said) as problem:
+            await self._tell(problem, request)
+        finally:
+            self._room.release()
+
+    async def _answer_in_turn(
         self,
         request: Request,
         media: Given,
@@ -138,26 +155,38 @@ class _Stream:
         before: asyncio.Event | None,
         done: asyncio.Event,
     ) -> None:
+        """Of any other, when those that were asked before have been answered."""
+        outcome: bytes | SidecarError | Said
         try:
-            if served.signature is not None and served.signature.decoupled:
-                await self._stream(request, media, served)
-                return
-            answer = await self._service.prepared(request, media, served, self._context, final=True)
+            try:
+                outcome = await self._service.prepared(request, media, served, self._context, final=True)
+            except (SidecarError, Said) as problem:
+                outcome = problem
             if before is not None:
                 await before.wait()
-            await self._write(messages.event(answer))
-        except SidecarError as problem:
-            await self._tell(problem.bare(), request)
-        except Said as said:
-            await self._tell_words(said.words, request)
+            if isinstance(outcome, bytes):
+                await self._write(messages.event(outcome))
+            else:
+                await self._tell(outcome, request)
         finally:
             done.set()
+            self._room.release()
 
     async def _stream(self, request: Request, media: Given, served: ServedModel) -> None:
         """Every response of a decoupled model; then, where that is wanted, an empty one that says it was the last."""
         deadline = Deadline.after(self._context.time_remaining())
-        request, media = await self._service.fetched(request, media, deadline, onward(self._context))
-        share, *_ = messages.shares(request, media, served)
+        headers = onward(self._context)
+        request, media = await self._service.fetched(request, media, deadline, headers)
+        shares = messages.shares(request, media, served, self._pipeline.limits)
+        if len(shares) > 1:
+            raise WrongItemCount(
+                f"model {served.name!r} answers in a stream, and the request brings {len(shares)} rows: ask for one at "
+                "a time",
+                field=media.name,
+                found=len(shares),
+                allowed=1,
+            )
+        (share,) = shares
         ask = partial(share.ask, request, Verb.INFER_STREAM)
         with self._visits.visit(
             Verb.INFER_STREAM, served.name, request.request_id, ask, self._context
@@ -170,6 +199,7 @@ class _Stream:
                         continue
                     with walk.timeline.measure(Stage.RESPOND):
                         outputs = messages.outputs_of_one(answer.outputs, served)
+                        await self._service.written(request, outputs, deadline, headers)
                         laid = messages.reply(request, outputs, answer.version, final=False).laid()
                     await self._write(messages.event(laid))
             if request.wants_final:
@@ -182,11 +212,9 @@ class _Stream:
         async with self._writing:
             await self._context.write(event)
 
-    async def _tell(self, problem: SidecarError, request: Request | None) -> None:
+    async def _tell(self, problem: SidecarError | Said, request: Request | None) -> None:
         """Says what went wrong with a request: in the stream, or by ending it where the caller wants that."""
         if self._errors_end_it:
             raise problem
-        await self._tell_words(problem.message, request)
-
-    async def _tell_words(self, words: str, request: Request | None) -> None:
+        words = problem.words if isinstance(problem, Said) else problem.bare().message
         await self._write(messages.event_of_error(words, request))

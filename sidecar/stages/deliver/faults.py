@@ -169,9 +169,14 @@ def of_kind(kind: type[Leaf], words: str, model: str, **facts: object) -> Leaf:
 _ADDRESS = re.compile(r"\b(?:ipv4|ipv6|unix|dns):[^\s;,]+")
 
 
+def without_addresses(words: str) -> str:
+    """Words of gRPC's without the model server's address."""
+    return _ADDRESS.sub("(its address)", words)
+
+
 def quote(words: str) -> str:
     """Foreign words on one line, printable, in quotation marks, at most MAX_QUOTE characters of them."""
-    words = _ADDRESS.sub("(its address)", words)
+    words = without_addresses(words)
     line = re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]+", " ", words).strip()
     line = re.sub(r" {2,}", " ", line)
     return f'"{line[: MAX_QUOTE - 3]}..."' if len(line) > MAX_QUOTE else f'"{line}"'

@@ -14,6 +14,7 @@ import grpc
 from grpc import aio
 
 from sidecar.deadline import Deadline
+from sidecar.stages.deliver.faults import without_addresses
 from sidecar.stages.deliver.outliving import LONGEST_S, Outliving
 from sidecar.stages.deliver.wire import SERVICE
 
@@ -42,18 +43,19 @@ class Said(Exception):
     @classmethod
     def of(cls, error: aio.AioRpcError) -> Said:
         """What gRPC raised."""
-        return cls(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+        words = without_addresses(error.details() or "")
+        return cls(error.code(), words, tuple(error.trailing_metadata() or ()))
 
 
 class Passing:
-    """Over the channel to the model server. `cancels` says whether calls may be cancelled there; `own_region` is the
-    name by which it knows our arena, empty where there is none.
+    """Over the channel to the model server. `cancels` says whether calls may be cancelled there; `own` is what
+    names of arenas begin with, ours and those of other sidecars, which no caller may name.
     """
 
     def __init__(
-        self, channel: aio.Channel, outliving: Outliving, cancels: Callable[[], bool], own_region: str
+        self, channel: aio.Channel, outliving: Outliving, cancels: Callable[[], bool], own: str
     ) -> None:
-        self.own_region = own_region
+        self.own = own
         self._outliving = outliving
         self._cancels = cancels
         self._channel = channel

@@ -164,7 +164,7 @@ class TritonUpstream:
         self._lender = Lender(None if off else memory, self._channel, why)
         self._cancels = config.cancel == "always"
         self._outliving = Outliving()
-        self._region = memory.name if memory is not None else ""
+        self._own = f"{memory.name.rpartition('-')[0]}-" if memory is not None else "sidecar-"
         self._shared_calls_total = self._raw_calls_total = 0
         self._shared_bytes_total = self._copied_bytes_total = 0
 
@@ -216,7 +216,7 @@ class TritonUpstream:
 
     def passing(self) -> Passing:
         """The same connection, for calls that are handed on as they came."""
-        return Passing(self._channel, self._outliving, lambda: self._cancels, self._region)
+        return Passing(self._channel, self._outliving, lambda: self._cancels, self._own)
 
     async def stream(self, call: Call, deadline: Deadline) -> AsyncGenerator[Answer, None]:
         """Asks, and yields every response until the model's last.

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-# At 95 without subsampling a decoded JPEG that is encoded again stays 40 dB and more from itself (docs/design).
+# Without subsampling, photographs come out 40 to 41 dB from what went in where they were shrunk first, and 47 to 49 at
+# their own size (docs/design).
 _QUALITY: Final = 95
 _SCHEME: Final = b"data:image/jpeg;base64,"
 
@@ -26,5 +27,7 @@ def data_uri(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 
 def likely_bytes(height: int, width: int) -> int:
-    """What a `data:` URI of such a picture rarely passes: 2 bytes a pixel (noise takes 1.9), and base64 on top."""
+    """What a `data:` URI of such a picture rarely passes: 2 bytes a pixel, and base64 on top. Photographs take 0.3 to
+    0.7, noise 2.4.
+    """
     return (2 * height * width + 4096) * 4 // 3

@@ -39,6 +39,13 @@ def test_of_a_name_that_is_given_twice_the_last_one_counts_as_for_protobuf() -> 
     assert service_pb2.ModelInferRequest.FromString(messages.aimed(one + other, "x", "")).model_name == "x"
 
 
+def test_a_key_that_others_would_cut_is_left_to_protobuf() -> None:
+    named = service_pb2.ModelInferRequest(model_name="clip").SerializeToString()
+    # Field 1 once more, by a key of 33 bits: cut to 32 it would be another name.
+    with pytest.raises(InvalidRequest):
+        messages.model_of(named + bytes([0x8A, 0x80, 0x80, 0x80, 0x10, 6]) + b"secret")
+
+
 @given(st.binary(max_size=200))
 def test_what_is_no_message_is_an_error_of_ours_or_a_name(data: bytes) -> None:
     try:

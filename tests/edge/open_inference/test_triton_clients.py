@@ -45,6 +45,10 @@ def encoded(*files: bytes, shape: tuple[int, ...] | None = None, name: str = "im
     return triton_client.InferInput(name, list(array.shape), "BYTES").set_data_from_numpy(array)
 
 
+def text_input(name: str, text: str) -> Any:
+    return triton_client.InferInput(name, [1], "BYTES").set_data_from_numpy(np.array([text.encode()], object))
+
+
 def outcome(address: str, call: Call) -> object:
     """What a call gives, or the status and the words that it ends with."""
     with triton_client.InferenceServerClient(address) as client:
@@ -350,21 +354,81 @@ def test_models_of_every_kind_are_asked_over_one_stream(sidecar: Running) -> Non
     assert any("nobody" in words for words in errors)
 
 
+def test_answers_come_in_their_order_whatever_is_wrong_with_one(sidecar: Running) -> None:
+    with triton_client.InferenceServerClient(sidecar.address) as client:
+        stream = Stream(client)
+        files = (PICTURE, b"no picture", PICTURE, PICTURE)
+        for number, file in enumerate(files):
+            client.async_stream_infer(
+                "clip", [encoded(*[file] * (8 if number == 0 else 1))], request_id=str(number)
+            )
+        came = [stream.next() for _ in files]
+        client.stop_stream()
+    assert [error is None for _, error in came] == [True, False, True, True]
+    assert [result.get_response().id for result, error in came if error is None] == ["0", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda client: client.infer("clip", [encoded(*[PICTURE] * 65)]), "65 files"),
+        (lambda client: client.infer("clip", [encoded(shape=(0, 1))]), "0 files"),
+        (lambda client: client.infer("clip", [encoded(PICTURE)], model_version="7"), "version 7"),
+        (lambda client: client.register_system_shared_memory("mine", "/sidecar-0", 64), "sidecar's own"),
+        (lambda client: client.register_system_shared_memory("sidecar-0", "/mine", 64), "sidecar's own"),
+        (lambda client: client.unregister_system_shared_memory("sidecar-0"), "sidecar's own"),
+        (
+            lambda client: client.infer(
+                "tensorrt_llm",
+                [
+                    text_input("text_input", "see"),
+                    text_input("image_url", "http://169.254.169.254/latest"),
+                ],
+            ),
+            "made from the media",
+        ),
+    ],
+    ids=["files", "no files", "version", "key", "region", "unregistering", "an address"],
+)
+def test_what_may_not_be_is_refused_before_anything_is_done(call: Call, words: str, sidecar: Running) -> None:
+    with (
+        triton_client.InferenceServerClient(sidecar.address) as client,
+        pytest.raises(InferenceServerException, match=words),
+    ):
+        call(client)
+
+
+def test_a_region_of_the_sidecars_is_named_by_nobody(sidecar: Running, triton: Triton) -> None:
+    with triton_client.InferenceServerClient(triton.grpc_address) as direct:
+        arena, *_ = [
+            name for name in direct.get_system_shared_memory_status().regions if name.startswith("sidecar-")
+        ]
+    with triton_client.InferenceServerClient(sidecar.address) as client:
+        for model, name in (("clip", "image"), ("echo", "text")):
+            given = triton_client.InferInput(name, [1, 1], "BYTES")
+            given.set_shared_memory(arena, 64)
+            with pytest.raises(InferenceServerException, match="sidecar's own"):
+                client.infer(model, [given])
+
+
 def test_what_is_closed_is_refused_by_its_kind(triton: Triton) -> None:
     settings = (
         "models.clip.upstream=checksum_fp32",
-        'open_inference.closed=["repository", "statistics"]',
+        'open_inference.closed=["log"]',
         "open_inference.models=served",
     )
     with (
         running({"clip": "clip-vit-base-patch32"}, triton.grpc_address, *settings) as sidecar,
         triton_client.InferenceServerClient(sidecar.address) as client,
     ):
-        for call in (client.get_model_repository_index, client.get_inference_statistics):
+        # Of the models that are not served nothing is told, and none is loaded.
+        for call in (client.get_model_repository_index, client.get_log_settings, client.get_trace_settings):
             with pytest.raises(InferenceServerException, match=r"open_inference\.closed"):
                 call()
         with pytest.raises(InferenceServerException, match="no model 'echo' is served here"):
             echoed(client)
+        told = client.get_inference_statistics(as_json=True)["model_stats"]
+        assert {entry["name"] for entry in told} == {"checksum_fp32", "clip/preprocessing"}
         assert client.infer("clip", [encoded(PICTURE)]).as_numpy("crc32").size == 1
 
 
