@@ -8,6 +8,7 @@ hold no state between executions; nothing here may need a library beyond numpy.
 from __future__ import annotations
 
 import json
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,6 +76,36 @@ class Model(ABC):
     @abstractmethod
     def answer(self, inputs: Arrays) -> Arrays:
         """The outputs for these inputs."""
+
+
+class StreamingModel(ABC):
+    """A decoupled model with a thread per request, so that a slow stream does not hold up the others."""
+
+    def initialize(self, _: dict[str, str]) -> None:
+        """Called by the backend once."""
+        self.threads: set[threading.Thread] = set()
+
+    def execute(self, requests: Sequence[Request]) -> None:
+        """Called by the backend with one or more requests; begins to answer each."""
+        self.threads = {thread for thread in self.threads if thread.is_alive()}
+        for request in requests:
+            work = (inputs_of(request), request.get_response_sender())
+            thread = threading.Thread(target=self._answer, args=work)
+            self.threads.add(thread)
+            thread.start()
+
+    def _answer(self, inputs: Arrays, sender: Sender) -> None:
+        self.stream(inputs, sender)
+        sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    @abstractmethod
+    def stream(self, inputs: Arrays, sender: Sender) -> None:
+        """Sends every response to these inputs, and ends when the caller has gone."""
+
+    def finalize(self) -> None:
+        """Called by the backend when the model is unloaded."""
+        for thread in self.threads:
+            thread.join()
 
 
 class RowModel(Model):

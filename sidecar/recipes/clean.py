@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -41,6 +41,8 @@ IMAGE_URL: Final = "image_url"
 WAV, WAV_LENS = "WAV", "WAV_LENS"
 _LENGTH: Final = struct.Struct("<I")
 
+BaseT = TypeVar("BaseT", ImageRecipe[Any], SoundRecipe)
+
 Form = Literal["auto", "tensors", "media"]
 """In which form a model is handed its media: what its inputs say, its recipe's tensors, or clean media."""
 
@@ -65,10 +67,10 @@ def _takes_addresses_alone(types: Mapping[str, DataType]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class CleanPicture:
-    """A picture as a `data:` URI, shrunk as the model's own processor `base` would; see Recipe."""
+class _Clean(Generic[BaseT]):
+    """What is the model's own, whichever form its media has: that of `base`."""
 
-    base: ImageRecipe[Any]
+    base: BaseT
 
     @property
     def processor(self) -> str:
@@ -76,11 +78,19 @@ class CleanPicture:
 
     @property
     def modality(self) -> Modality:
-        return Modality.IMAGE
+        return self.base.modality
 
     @property
     def reference(self) -> str:
         return self.base.reference
+
+    def tokens(self, info: MediaInfo) -> int | None:
+        return self.base.tokens(info)
+
+
+@dataclass(frozen=True, slots=True)
+class CleanPicture(_Clean[ImageRecipe[Any]]):
+    """A picture as a `data:` URI, shrunk as the model's own processor `base` would; see Recipe."""
 
     @property
     def exact(self) -> bool:
@@ -99,9 +109,6 @@ class CleanPicture:
 
     def decode_target(self, info: MediaInfo) -> DecodeTarget:
         return self.base.decode_target(info)
-
-    def tokens(self, info: MediaInfo) -> int | None:
-        return self.base.tokens(info)
 
     def accepts(self, output: str, data_type: DataType) -> bool:
         return output == IMAGE_URL and data_type is DataType.BYTES
@@ -136,22 +143,8 @@ class CleanPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class CleanSound:
+class CleanSound(_Clean[SoundRecipe]):
     """A sound as its samples, mono at the rate at which the model hears; see Recipe."""
-
-    base: SoundRecipe
-
-    @property
-    def processor(self) -> str:
-        return self.base.processor
-
-    @property
-    def modality(self) -> Modality:
-        return Modality.AUDIO
-
-    @property
-    def reference(self) -> str:
-        return self.base.reference
 
     @property
     def exact(self) -> bool:
@@ -170,9 +163,6 @@ class CleanSound:
 
     def decode_target(self, _info: MediaInfo) -> DecodeTarget:
         return sound.decode_target(self.base.resampler, self.base.model_rate)
-
-    def tokens(self, info: MediaInfo) -> int | None:
-        return self.base.tokens(info)
 
     def accepts(self, output: str, data_type: DataType) -> bool:
         wanted = {WAV: {DataType.FP32, DataType.FP16}, WAV_LENS: {DataType.INT32, DataType.INT64}}

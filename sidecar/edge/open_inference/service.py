@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -43,6 +43,8 @@ from sidecar.observe.timings import Stage
 from sidecar.pipeline import Pipeline
 from sidecar.stages.deliver.passing import Headers, Passed, Passing, Said
 from sidecar.walk import Received, side_by_side
+
+T = TypeVar("T")
 
 SERVICE: Final = "inference.GRPCInferenceService"
 
@@ -381,18 +383,23 @@ def _handler(
     """A unary method's handler: counted, drained, and ended as the model server said, or by our own table."""
 
     async def handle(raw: bytes, context: Context) -> bytes:
-        ended: Said | SidecarError
-        try:
-            with around.entered(method, context):
-                return await call(raw, context)
-        except Said as said:
-            ended = said
-        except Exception as error:  # noqa: BLE001 - told as what it is
-            ended = failure(method, error)
-        # Out of the handler, as in around.py.
-        return await abort(context, ended)
+        return await carried_out(around, method, context, partial(call, raw, context))
 
     return grpc.unary_unary_rpc_method_handler(handle, None, None)
+
+
+async def carried_out(around: Around, method: str, context: Context, work: Callable[[], Awaitable[T]]) -> T:
+    """Does a call's work, counted and drained; what it raises ends the call as `abort` does."""
+    ended: Said | SidecarError
+    try:
+        with around.entered(method, context):
+            return await work()
+    except Said as said:
+        ended = said
+    except Exception as error:  # noqa: BLE001 - told as what it is
+        ended = failure(method, error)
+    # Out of the handler, as in around.py.
+    return await abort(context, ended)
 
 
 async def abort(context: Context, ended: Said | SidecarError) -> NoReturn:

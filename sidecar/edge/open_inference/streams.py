@@ -19,14 +19,14 @@ from grpc import aio
 from sidecar.catalogue import ServedModel
 from sidecar.deadline import Deadline
 from sidecar.edge import respond
-from sidecar.edge.around import Around, Context, failure
+from sidecar.edge.around import Around, Context
 from sidecar.edge.open_inference import messages
 from sidecar.edge.open_inference.messages import Given, Request
 from sidecar.edge.open_inference.service import (
     ERRORS_AS_STATUS,
     SERVICE,
     OpenInference,
-    abort,
+    carried_out,
     onward,
 )
 from sidecar.edge.visits import Visits
@@ -49,16 +49,7 @@ def handlers(
     """All handlers of the service, bytes in and bytes out."""
 
     async def handle(_requests: object, context: Context) -> None:
-        ended: Said | SidecarError
-        try:
-            with around.entered(METHOD, context):
-                await _Stream(service, pipeline, visits, context).run()
-                return
-        except Said as said:
-            ended = said
-        except Exception as error:  # noqa: BLE001 - told as what it is
-            ended = failure(METHOD, error)
-        await abort(context, ended)
+        await carried_out(around, METHOD, context, _Stream(service, pipeline, visits, context).run)
 
     streaming: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(handle, None, None)
     return grpc.method_handlers_generic_handler(SERVICE, {**service.handlers(around), METHOD: streaming})

@@ -6,14 +6,12 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[4]))  # the project, whatever directory Triton runs in
 
 import base64
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
-import triton_python_backend_utils as pb
 
-from testbed.backend import Arrays, Request, Sender, inputs_of, response
+from testbed.backend import Arrays, Sender, StreamingModel, response
 
 _TOKEN_S = 0.01
 _SCHEME = "data:image/jpeg;base64,"
@@ -21,21 +19,11 @@ _SCHEME = "data:image/jpeg;base64,"
 _MARK, _FRAMES, _SCAN = 0xFF, (0xC0, 0xC1, 0xC2), 0xDA
 
 
-class TritonPythonModel:
-    """A thread per request: a slow stream does not hold up the others."""
+class TritonPythonModel(StreamingModel):
+    """Looks, and says the prompt back."""
 
-    def initialize(self, _: dict[str, str]) -> None:
-        self.threads: set[threading.Thread] = set()
-
-    def execute(self, requests: Sequence[Request]) -> None:
-        self.threads = {thread for thread in self.threads if thread.is_alive()}
-        for request in requests:
-            work = (inputs_of(request), request.get_response_sender(), time.monotonic_ns())
-            thread = threading.Thread(target=self.answer, args=work)
-            self.threads.add(thread)
-            thread.start()
-
-    def answer(self, inputs: Arrays, sender: Sender, arrived_ns: int) -> None:
+    def stream(self, inputs: Arrays, sender: Sender) -> None:
+        arrived_ns = time.monotonic_ns()
         words = [*map(_looked, inputs.get("image_url", ())), *_words(inputs)]
         scheduled_ns = first_ns = time.monotonic_ns()
         whole = [] if _flag(inputs, "streaming") else [" ".join(words)]
@@ -48,11 +36,6 @@ class TritonPythonModel:
             is_last = place + 1 == len(whole or words)
             times = (arrived_ns, scheduled_ns, first_ns, now_ns)
             sender.send(response(_token(word + ("" if is_last else " "), times, "stop" if is_last else "")))
-        sender.send(flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def finalize(self) -> None:
-        for thread in self.threads:
-            thread.join()
 
 
 def _words(inputs: Arrays) -> Iterator[str]:
