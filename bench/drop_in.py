@@ -1,9 +1,11 @@
 """What changing a port costs a client of Triton's: the same calls to the real Triton, and through the sidecar.
 
 Requests are laid once and sent as bytes, by one synchronous channel each way, in turn in short blocks, so that a slow
-spell of the machine is both sides'. The model is the emulated accelerator, which takes no time; the figure is how much
-longer the median call takes. Of a stream, how much longer a token is on its way, by the time that the model put into
-it; how soon the model hears that its caller has gone; and many slow streams at once, with what they cost in memory.
+spell of the machine is both sides'. The model is the emulated accelerator, which takes no time; the figure is how
+much longer the median call takes. Beside it stands what a relay adds that does nothing but hand bytes on with gRPC's
+asyncio: so much is not the sidecar's to save. Of a stream, how much longer a token is on its way, by the time that
+the model put into it; how soon the model hears that its caller has gone; and many slow streams at once, with what
+they cost in memory.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ import numpy as np
 import uvloop
 from grpc import aio
 
+from bench.episodes import relay
 from bench.episodes.accelerator import Accelerator
-from bench.episodes.stage import sidecar
+from bench.episodes.stage import relayed, sidecar
 from bench.load import median, percentile
 from bench.processes import on_cores
 from bench.report import at_least, at_most, report
@@ -47,10 +50,11 @@ _LARGE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_lengt
 
 @dataclass(frozen=True, slots=True)
 class _Ways:
-    """Where calls go: to Triton itself, or through the sidecar, which is the process `pid`."""
+    """Where calls go: to Triton itself, through the sidecar, which is the process `pid`, or through a bare relay."""
 
     direct: str
     through: str
+    relay: str
     pid: int
 
 
@@ -66,7 +70,10 @@ def run(rounds: int = ROUNDS) -> dict[str, Any]:
         (folder / "models" / "ticker").symlink_to(MODELS / "ticker")
         triton = running.enter_context(Triton.start(repository=folder / "models"))
         served = running.enter_context(sidecar(triton.grpc_address, {}))
-        ways = _Ways(triton.grpc_address, served.address, served.pid)
+        at_once = folder / "relay.control"
+        at_once.write_bytes(relay.CONTROL.pack(0.0))
+        bare = running.enter_context(relayed(triton.grpc_address, at_once))
+        ways = _Ways(triton.grpc_address, served.address, bare, served.pid)
         loop = running.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         cases = [_unary(ways, size, rounds) for size in SIZES]
         cases.append(loop.run(_tokens(ways, rounds)))
@@ -81,23 +88,25 @@ def _model(size: str) -> str:
 
 def _unary(ways: _Ways, size: str, rounds: int) -> dict[str, Any]:
     message = laid_infer(_model(size), "pixels", np.zeros((1, *SIZES[size]), np.float32))
-    more, directs = [], []
-    with _channel(ways.direct) as direct, _channel(ways.through) as through:
+    p50s: list[dict[str, float]] = []
+    with ExitStack() as open_:
+        channels = [
+            (way, open_.enter_context(_channel(address)))
+            for way, address in (("direct", ways.direct), ("through", ways.through), ("relay", ways.relay))
+        ]
         for _ in range(rounds):
-            taken: dict[str, list[float]] = {"direct": [], "through": []}
+            taken: dict[str, list[float]] = {way: [] for way, _ in channels}
             for block in range(_BLOCKS):
-                order = (("direct", direct), ("through", through))
-                for way, channel in order if block % 2 else reversed(order):
+                for way, channel in channels if block % 2 else reversed(channels):
                     taken[way] += _block(channel, message)
-            p50 = {way: percentile(times, 50) for way, times in taken.items()}
-            more.append(p50["through"] - p50["direct"])
-            directs.append(p50["direct"])
+            p50s.append({way: percentile(times, 50) for way, times in taken.items()})
     return {
         "case": f"an ordinary tensor of {size}",
         "kind": "unary",
         "size": size,
-        "direct_ms": round(median(directs), 3),
-        "more_ms": round(median(more), 3),
+        "direct_ms": round(median([p50["direct"] for p50 in p50s]), 3),
+        "more_ms": round(median([p50["through"] - p50["direct"] for p50 in p50s]), 3),
+        "relay_more_ms": round(median([p50["relay"] - p50["direct"] for p50 in p50s]), 3),
     }
 
 

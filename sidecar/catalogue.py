@@ -138,13 +138,16 @@ class Catalogue:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
 
+    def find(self, name: str) -> ServedModel | None:
+        """The model of that name, None where there is none."""
+        return self._models.get(name)
+
     def get(self, name: str) -> ServedModel:
         """The model of that name. Raises UnknownModel, listing the names that there are."""
-        try:
-            return self._models[name]
-        except KeyError:
-            served = ", ".join(sorted(self._models)) or "none"
-            raise UnknownModel(f"no model {name!r} is served here; there are: {served}", model=name) from None
+        if (model := self.find(name)) is not None:
+            return model
+        served = ", ".join(sorted(self._models)) or "none"
+        raise UnknownModel(f"no model {name!r} is served here; there are: {served}", model=name)
 
     def all(self) -> Iterable[ServedModel]:
         """Every model, sorted by name."""

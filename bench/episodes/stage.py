@@ -219,7 +219,7 @@ def stage(folder: Path) -> Iterator[Stage]:
         recipes = checkpoints(folder)
         control = folder / "relay.control"
         control.write_bytes(relay.CONTROL.pack(0.0))
-        way = running.enter_context(_relayed(triton.grpc_address, control))
+        way = running.enter_context(relayed(triton.grpc_address, control))
         limit = running.enter_context(quota())
         with limit.starting():
             near = running.enter_context(sidecar(triton.grpc_address, recipes))
@@ -240,7 +240,7 @@ def stage(folder: Path) -> Iterator[Stage]:
 
 
 @contextmanager
-def _relayed(upstream: str, control: Path) -> Iterator[str]:
+def relayed(upstream: str, control: Path) -> Iterator[str]:
     """A relay's address."""
     with tempfile.TemporaryDirectory() as folder:
         socket = Path(folder) / "relay.sock"

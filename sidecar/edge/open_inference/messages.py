@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
-from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from sidecar.catalogue import ServedModel
 from sidecar.deadline import Deadline
-from sidecar.edge.fields import LENGTH_DELIMITED, Part, fields
+from sidecar.edge.fields import LENGTH_DELIMITED, Part
+from sidecar.edge.open_inference.envelope import RAW_INPUTS, REGION, Envelope, parsed
 from sidecar.edge.receive import priority_of
 from sidecar.edge.tallies import Tally
 from sidecar.entry import Asked, Verb
@@ -36,79 +36,17 @@ from sidecar.walk import Walk
 
 PREFIX: Final = "sidecar_"
 """What our own response parameters begin with."""
-_MODEL, _VERSION, _RAW_INPUTS, _RAW_OUTPUTS = 1, 2, 7, 6
-# Of a request's fields; past them protobuf reads it whole.
-_MOST_FIELDS: Final = 512
+_RAW_OUTPUTS = 6
 _MOST_INT64: Final = (1 << 63) - 1
 # As for our own API (edge/receive.py).
 _MOST_OF_A_KIND: Final = 256
 _CLASSES: Final = "classification"
-_REGION, _OFFSET, _BYTE_SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
+_OFFSET, _BYTE_SIZE = "shared_memory_offset", "shared_memory_byte_size"
 # What the protocol itself says of a request; the model server hears them as they were said.
 _PROTOCOLS_OWN: Final = frozenset(
     {"sequence_id", "sequence_start", "sequence_end", "timeout", "headers", "binary_data_output"}
 )
 _BYTES: Final = model_config_pb2.TYPE_STRING
-
-
-# --- which model, without reading the rest ---
-
-
-def model_of(raw: bytes) -> str:
-    """The model that a serialised request names; every kind of request has it as its first field.
-
-    Raises InvalidRequest for what is no message.
-    """
-    found = fields(memoryview(raw), _MOST_FIELDS)
-    if found is None:
-        return str(_parsed(raw).model_name)
-    names = [content for number, _, content in found if number == _MODEL and content is not None]
-    try:
-        return bytes(names[-1]).decode() if names else ""
-    except UnicodeDecodeError as error:
-        raise InvalidRequest("the model's name is not UTF-8", field="model_name") from error
-
-
-def aimed(raw: bytes, model: str, version: str) -> bytes:
-    """The same message about another model; `version` empty leaves the one that it has."""
-    found = fields(memoryview(raw), _MOST_FIELDS)
-    if found is None:
-        message = _parsed(raw)
-        message.model_name = model
-        message.model_version = version or message.model_version
-        serialised: bytes = message.SerializeToString()
-        return serialised
-    replaced = {_MODEL, _VERSION} if version else {_MODEL}
-    rest = [whole for number, whole, _ in found if number not in replaced]
-    return b"".join([*_text(_MODEL, model), *(_text(_VERSION, version) if version else ()), *rest])
-
-
-def called(response: bytes, model: str) -> bytes:
-    """A response under another name for its model; as it is where it cannot be walked."""
-    found = fields(memoryview(response), _MOST_FIELDS)
-    if found is None:
-        return response
-    return b"".join([*_text(_MODEL, model), *(whole for number, whole, _ in found if number != _MODEL)])
-
-
-def speaks_of(raw: bytes, prefix: str) -> bool:
-    """Whether a serialised request names a region of shared memory that begins so. Contents are not looked at."""
-    wanted = prefix.encode()
-    found = fields(memoryview(raw), _MOST_FIELDS)
-    parts = [raw] if found is None else [bytes(whole) for number, whole, _ in found if number != _RAW_INPUTS]
-    return any(_REGION.encode() in part and wanted in part for part in parts)
-
-
-def _text(number: int, text: str) -> tuple[bytes, bytes, bytes]:
-    encoded = text.encode()
-    return varint(number << 3 | LENGTH_DELIMITED), varint(len(encoded)), encoded
-
-
-def _parsed(raw: bytes) -> service_pb2.ModelInferRequest:
-    try:
-        return service_pb2.ModelInferRequest.FromString(raw)
-    except DecodeError as error:
-        raise InvalidRequest("the message is not one of Triton's protocol", field="") from error
 
 
 # --- requests ---
@@ -189,16 +127,16 @@ class Request:
             )
 
 
-def read(raw: bytes) -> Request:
-    """A request from its bytes. Raises InvalidRequest and InvalidInput."""
-    found = fields(memoryview(raw), _MOST_FIELDS)
+def read(envelope: Envelope) -> Request:
+    """A request. Raises InvalidRequest and InvalidInput."""
+    found = envelope.fields
     contents: list[Part]
-    if found is None or any(number == _RAW_INPUTS and content is None for number, _, content in found):
-        message = _parsed(raw)
+    if found is None or any(number == RAW_INPUTS and content is None for number, _, content in found):
+        message = parsed(envelope.raw)
         contents = list(message.raw_input_contents)
     else:
-        message = _parsed(b"".join(whole for number, whole, _ in found if number != _RAW_INPUTS))
-        contents = [content for number, _, content in found if number == _RAW_INPUTS and content is not None]
+        message = parsed(b"".join(whole for number, whole, _ in found if number != RAW_INPUTS))
+        contents = [content for number, _, content in found if number == RAW_INPUTS and content is not None]
     for field in ("inputs", "outputs", "parameters"):
         if (count := len(getattr(message, field))) > _MOST_OF_A_KIND:
             raise InvalidRequest(
@@ -275,10 +213,10 @@ def _data_type(name: str, word: str) -> DataType:
 
 
 def _place(name: str, parameters: Mapping[str, service_pb2.InferParameter]) -> Place | None:
-    if _REGION not in parameters:
+    if REGION not in parameters:
         return None
     place = Place(
-        parameters[_REGION].string_param,
+        parameters[REGION].string_param,
         parameters[_OFFSET].int64_param if _OFFSET in parameters else 0,
         parameters[_BYTE_SIZE].int64_param if _BYTE_SIZE in parameters else 0,
     )
@@ -491,7 +429,7 @@ def reply(request: Request, outputs: Iterable[Tensor], version: str, *, final: b
         if place is None:
             contents.append(tensor.data)
             continue
-        output.parameters[_REGION].string_param = place.region
+        output.parameters[REGION].string_param = place.region
         output.parameters[_BYTE_SIZE].int64_param = tensor.nbytes
         if place.offset:
             output.parameters[_OFFSET].int64_param = place.offset
@@ -518,7 +456,7 @@ def event_of_error(words: str, request: Request | None) -> bytes:
 
 def words_of(event_: bytes) -> str:
     """The error message of a stream's response, empty where it has none or is none."""
-    for number, _, content in fields(memoryview(event_), _MOST_FIELDS) or ():
+    for number, _, content in Envelope.of(event_).fields or ():
         if number == 1 and content is not None:
             return bytes(content).decode(errors="replace")
     return ""

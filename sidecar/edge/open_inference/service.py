@@ -25,6 +25,7 @@ from sidecar.deadline import Deadline
 from sidecar.edge import respond
 from sidecar.edge.around import Around, Context, failure
 from sidecar.edge.open_inference import messages
+from sidecar.edge.open_inference.envelope import Envelope
 from sidecar.edge.open_inference.messages import Given, Request, Share
 from sidecar.edge.open_inference.regions import STATUS, Regions, own
 from sidecar.edge.tallies import Tallies
@@ -35,7 +36,6 @@ from sidecar.errors import (
     MediaTooLarge,
     SettingsError,
     SidecarError,
-    UnknownModel,
     UpstreamFailed,
 )
 from sidecar.media import Source, Tensor
@@ -142,18 +142,14 @@ class OpenInference:
 
         Raises UnknownModel where those are not passed on.
         """
-        try:
-            return self._catalogue.get(name)
-        except UnknownModel:
-            if self._config.models == "served":
-                raise
-            return None
+        everything = self._config.models == "all"
+        return self._catalogue.find(name) if everything else self._catalogue.get(name)
 
-    def aimed(self, raw: bytes, served: ServedModel | None) -> bytes:
+    def aimed(self, envelope: Envelope, served: ServedModel | None) -> bytes:
         """A message about a model by the model server's name for it."""
         if served is None or (served.upstream == served.name and not served.config.version):
-            return raw
-        return messages.aimed(raw, served.upstream, served.config.version)
+            return envelope.raw
+        return envelope.aimed(served.upstream, served.config.version)
 
     # --- calls about the server, and about models ---
 
@@ -205,13 +201,14 @@ class OpenInference:
 
     async def _of_a_model(self, method: str, raw: bytes, context: Context) -> bytes:
         self._check_open(_OF_A_MODEL[method])
-        name = messages.model_of(raw)
+        envelope = Envelope.of(raw)
+        name = envelope.model()
         # Without a name all models are meant.
         served = self.served(name) if name or method != "ModelStatistics" else None
         if method == "ModelReady" and served is not None and served.state is not ModelState.READY:
             not_ready: bytes = service_pb2.ModelReadyResponse(ready=False).SerializeToString()
             return not_ready
-        told = await self._pass(method, self.aimed(raw, served), context)
+        told = await self._pass(method, self.aimed(envelope, served), context)
         try:
             return self._as_served(method, told, name, served)
         except DecodeError as error:
@@ -233,34 +230,35 @@ class OpenInference:
     # --- inference ---
 
     async def _infer(self, raw: bytes, context: Context) -> bytes:
-        served = self.served(messages.model_of(raw))
-        found = self.media_of(raw, served)
+        envelope = Envelope.of(raw)
+        served = self.served(envelope.model())
+        found = self.media_of(envelope, served)
         if found is not None and served is not None:
             return await self.prepared(*found, served, context)
-        answer = await self._pass("ModelInfer", self.aimed(raw, served), context)
+        answer = await self._pass("ModelInfer", self.aimed(envelope, served), context)
         if served is not None and served.upstream != served.name:
-            return messages.called(answer, served.name)
+            return Envelope.of(answer).called(served.name)
         return answer
 
-    def media_of(self, raw: bytes, served: ServedModel | None) -> tuple[Request, Given] | None:
+    def media_of(self, envelope: Envelope, served: ServedModel | None) -> tuple[Request, Given] | None:
         """A request with encoded files, and these; None for one that is to be passed on.
 
         Raises what is wrong with it, and InvalidRequest for one that may not be passed on.
         """
         if served is None or served.recipe is None:
-            self._check_passable(raw)
+            self._check_passable(envelope)
             return None
-        request = messages.read(raw)
+        request = messages.read(envelope)
         media = request.media(served)
         if media is None:
-            self._check_passable(raw)
+            self._check_passable(envelope)
             request.check_passable(served)
             return None
         request.check_version(served)
         return request, media
 
-    def _check_passable(self, raw: bytes) -> None:
-        if messages.speaks_of(raw, self.passing.own):
+    def _check_passable(self, envelope: Envelope) -> None:
+        if envelope.speaks_of(self.passing.own):
             raise own(self.passing.own)
 
     async def prepared(

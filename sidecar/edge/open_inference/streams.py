@@ -21,6 +21,7 @@ from sidecar.deadline import Deadline
 from sidecar.edge import respond
 from sidecar.edge.around import Around, Context
 from sidecar.edge.open_inference import messages
+from sidecar.edge.open_inference.envelope import Envelope
 from sidecar.edge.open_inference.messages import Given, Request
 from sidecar.edge.open_inference.service import (
     ERRORS_AS_STATUS,
@@ -84,13 +85,14 @@ class _Stream:
     async def _take_all(self, works: asyncio.TaskGroup) -> None:
         while isinstance(raw := await self._context.read(), bytes):
             try:
-                served = self._service.served(messages.model_of(raw))
-                found = self._service.media_of(raw, served)
+                envelope = Envelope.of(raw)
+                served = self._service.served(envelope.model())
+                found = self._service.media_of(envelope, served)
             except SidecarError as problem:
                 await self._tell(problem, None)
                 continue
             if found is None or served is None:
-                await self._pass(self._service.aimed(raw, served), works)
+                await self._pass(self._service.aimed(envelope, served), works)
                 continue
             await self._room.acquire()  # given back by the task
             if served.signature is not None and served.signature.decoupled:

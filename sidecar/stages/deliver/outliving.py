@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
+
+from grpc import aio
 
 from sidecar.deadline import Deadline
 
@@ -20,11 +22,17 @@ LONGEST_S: Final = 60.0
 """How long after its caller's deadline a call may go on, seconds; then it is cancelled after all. Out of the air."""
 
 
+class _Call(Protocol):
+    """A task, or a call to the model server."""
+
+    def add_done_callback(self, callback: Callable[[Any], None], /) -> None: ...
+
+
 class Outliving:
     """Such calls; `total` counts those that ever were."""
 
     def __init__(self) -> None:
-        self._calls: dict[asyncio.Task[Any], int] = {}
+        self._calls: dict[asyncio.Future[None], int] = {}
         self.total = 0
 
     def __len__(self) -> int:
@@ -42,20 +50,58 @@ class Outliving:
         """
         asking = asyncio.create_task(work, name="infer")
         try:
-            async with asyncio.timeout(deadline.remaining_s()):
-                return await asyncio.shield(asking)
+            await _ended(asking, deadline)
         except (asyncio.CancelledError, TimeoutError):
-            self.total += 1
-            self._calls[asking] = nbytes
-            asking.add_done_callback(lambda asked: self._end(asked, drop))
+            self._leave(asking, nbytes)
+            asking.add_done_callback(lambda asked: _drop(asked, drop))
             raise
+        return asking.result()
+
+    async def hold(self, call: aio.UnaryUnaryCall[Any, T], deadline: Deadline, nbytes: int) -> T:
+        """The same of a call to the model server that is under way, and of which nothing is to be dropped; it costs
+        no task. Raises what the call does, too.
+        """
+        try:
+            await _ended(call, deadline)
+        except (asyncio.CancelledError, TimeoutError):
+            self._leave(call, nbytes)
+            raise
+        return await call
 
     async def ended(self, seconds: float) -> None:
         """Returns when none is left, or the time is over."""
         if self._calls:
             await asyncio.wait(self._calls, timeout=seconds)
 
-    def _end(self, asked: asyncio.Task[T], drop: Callable[[T], None]) -> None:
-        del self._calls[asked]
-        if not asked.cancelled() and asked.exception() is None:
-            drop(asked.result())
+    def _leave(self, call: _Call, nbytes: int) -> None:
+        """Keeps what is under way until it ends."""
+        self.total += 1
+        end = asyncio.get_running_loop().create_future()
+        self._calls[end] = nbytes
+
+        def ended(_call: object) -> None:
+            del self._calls[end]
+            end.set_result(None)
+
+        call.add_done_callback(ended)
+
+
+async def _ended(call: _Call, deadline: Deadline) -> None:
+    """Returns when the call has ended, which nothing here makes it do. Raises TimeoutError."""
+    end = asyncio.get_running_loop().create_future()
+
+    def ended(_call: object) -> None:
+        if not end.done():
+            end.set_result(None)
+
+    call.add_done_callback(ended)
+    if (seconds := deadline.remaining_s()) is None:
+        await end
+        return
+    async with asyncio.timeout(seconds):
+        await end
+
+
+def _drop(asked: asyncio.Task[T], drop: Callable[[T], None]) -> None:
+    if not asked.cancelled() and asked.exception() is None:
+        drop(asked.result())

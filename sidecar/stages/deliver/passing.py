@@ -66,25 +66,19 @@ class Passing:
 
     async def unary(self, method: str, message: bytes, deadline: Deadline, headers: Headers) -> Passed:
         """Hands a call on. Raises Said."""
-        if method != _INFER or self._cancels() or not self._outliving.has_room(len(message)):
-            return await self._ask(method, message, deadline, headers)
-        longest = deadline.later(LONGEST_S)
-        asking = self._ask(method, message, longest, headers)
+        if method not in self._methods:
+            self._methods[method] = self._channel.unary_unary(f"{SERVICE}{method}")
+        outlives = method == _INFER and not self._cancels() and self._outliving.has_room(len(message))
+        longest = deadline.later(LONGEST_S) if outlives else deadline
+        call = self._methods[method](message, timeout=longest.remaining_s(), metadata=headers or None)
         try:
-            return await self._outliving.run(asking, deadline, len(message), lambda _passed: None)
+            answer = await (self._outliving.hold(call, deadline, len(message)) if outlives else call)
+            return Passed(answer, tuple(await call.trailing_metadata() or ()))
         except TimeoutError:
             raise Said(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+        except aio.AioRpcError as error:
+            raise Said.of(error) from error
 
     def stream(self, deadline: Deadline, headers: Headers) -> aio.StreamStreamCall[bytes, bytes]:
         """A stream to the model server; whoever has it cancels it."""
         return self._stream(timeout=deadline.remaining_s(), metadata=headers or None)
-
-    async def _ask(self, method: str, message: bytes, deadline: Deadline, headers: Headers) -> Passed:
-        if method not in self._methods:
-            self._methods[method] = self._channel.unary_unary(f"{SERVICE}{method}")
-        call = self._methods[method](message, timeout=deadline.remaining_s(), metadata=headers or None)
-        try:
-            answer = await call
-            return Passed(answer, tuple(await call.trailing_metadata() or ()))
-        except aio.AioRpcError as error:
-            raise Said.of(error) from error

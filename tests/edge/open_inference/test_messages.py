@@ -4,55 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2
 
 from sidecar.edge.open_inference import messages
+from sidecar.edge.open_inference.envelope import Envelope
 from sidecar.errors import InvalidInput, InvalidRequest
 from sidecar.media import DataType, Tensor
 from sidecar.observe.timings import Stage, Timings
-
-names = st.text(max_size=20)
-
-
-@given(model=names, version=names, request_id=names, raw=st.lists(st.binary(max_size=300), max_size=4))
-def test_the_model_is_found_and_changed_as_protobuf_would(
-    model: str, version: str, request_id: str, raw: list[bytes]
-) -> None:
-    request = service_pb2.ModelInferRequest(
-        model_name=model, model_version=version, id=request_id, raw_input_contents=raw
-    )
-    sent = request.SerializeToString()
-    assert messages.model_of(sent) == model
-    request.model_name = "another"
-    assert service_pb2.ModelInferRequest.FromString(messages.aimed(sent, "another", "")) == request
-    request.model_version = "7"
-    assert service_pb2.ModelInferRequest.FromString(messages.aimed(sent, "another", "7")) == request
-
-
-def test_of_a_name_that_is_given_twice_the_last_one_counts_as_for_protobuf() -> None:
-    one = service_pb2.ModelInferRequest(model_name="open").SerializeToString()
-    other = service_pb2.ModelInferRequest(model_name="closed").SerializeToString()
-    assert messages.model_of(one + other) == "closed"
-    assert service_pb2.ModelInferRequest.FromString(one + other).model_name == "closed"
-    assert service_pb2.ModelInferRequest.FromString(messages.aimed(one + other, "x", "")).model_name == "x"
-
-
-def test_a_key_that_others_would_cut_is_left_to_protobuf() -> None:
-    named = service_pb2.ModelInferRequest(model_name="clip").SerializeToString()
-    # Field 1 once more, by a key of 33 bits: cut to 32 it would be another name.
-    with pytest.raises(InvalidRequest):
-        messages.model_of(named + bytes([0x8A, 0x80, 0x80, 0x80, 0x10, 6]) + b"secret")
-
-
-@given(st.binary(max_size=200))
-def test_what_is_no_message_is_an_error_of_ours_or_a_name(data: bytes) -> None:
-    try:
-        messages.model_of(data)
-        messages.read(data)
-    except (InvalidRequest, InvalidInput):
-        pass
 
 
 @pytest.mark.parametrize(
@@ -70,7 +28,7 @@ def test_typed_contents_are_read_as_raw_ones(
     request = service_pb2.ModelInferRequest(model_name="m")
     entry = request.inputs.add(name="x", datatype=data_type, shape=[2])
     getattr(entry.contents, field).extend(values)
-    (read,) = messages.read(request.SerializeToString()).inputs
+    (read,) = messages.read(Envelope.of(request.SerializeToString())).inputs
     assert read.tensor() == Tensor("x", DataType(data_type), (2,), wanted.tobytes())
 
 
@@ -84,20 +42,20 @@ def test_contents_that_do_not_fit_their_inputs_are_refused() -> None:
     short = request()
     short.raw_input_contents.append(b"\0" * 4)
     with pytest.raises(InvalidInput, match="holds 4 bytes"):
-        messages.read(short.SerializeToString()).inputs[0].tensor()
+        messages.read(Envelope.of(short.SerializeToString())).inputs[0].tensor()
     many = request()
     many.raw_input_contents.extend([b"\0" * 8] * 2)
     with pytest.raises(InvalidRequest, match="2 raw contents for 1 inputs"):
-        messages.read(many.SerializeToString())
+        messages.read(Envelope.of(many.SerializeToString()))
     wide = request()
     wide.inputs[0].datatype = "INT8"
     wide.inputs[0].contents.int_contents.extend([1, 300])
     with pytest.raises(InvalidInput, match="INT8 cannot hold"):
-        messages.read(wide.SerializeToString())
+        messages.read(Envelope.of(wide.SerializeToString()))
     strange = request()
     strange.inputs[0].datatype = "INT4"
     with pytest.raises(InvalidInput, match="'INT4', which is not known"):
-        messages.read(strange.SerializeToString())
+        messages.read(Envelope.of(strange.SerializeToString()))
 
 
 def test_a_place_below_nothing_is_refused() -> None:
@@ -106,7 +64,7 @@ def test_a_place_below_nothing_is_refused() -> None:
     placed.inputs[0].parameters["shared_memory_offset"].int64_param = -1
     placed.inputs[0].parameters["shared_memory_byte_size"].int64_param = 8
     with pytest.raises(InvalidRequest, match="region 'r' at -1"):
-        messages.read(placed.SerializeToString())
+        messages.read(Envelope.of(placed.SerializeToString()))
 
 
 def test_the_protocols_own_parameters_are_kept_apart_and_handed_on_as_they_were() -> None:
@@ -116,14 +74,14 @@ def test_the_protocols_own_parameters_are_kept_apart_and_handed_on_as_they_were(
     made.parameters["priority"].uint64_param = 2
     made.parameters["mine"].string_param = "x"
     made.parameters["triton_enable_empty_final_response"].bool_param = True
-    read = messages.read(made.SerializeToString())
+    read = messages.read(Envelope.of(made.SerializeToString()))
     assert read.reserved == {"sequence_id": 4}
     assert read.parameters == {"priority": 2, "mine": "x"}
     assert read.wants_final
 
 
 def test_a_reply_is_what_protobuf_reads_with_its_times_as_parameters() -> None:
-    made = messages.read(request(parameters={}).SerializeToString() + b"")
+    made = messages.read(Envelope.of(request(parameters={}).SerializeToString() + b""))
     outputs = [
         Tensor("a", DataType.FP32, (1, 2), np.array([1, 2], np.float32).tobytes()),
         Tensor("b", DataType.BYTES, (1,), b"\x01\0\0\0z"),
