@@ -46,6 +46,7 @@ from inference_client.results import (
     Modality,
     Model,
     ModelState,
+    ModelTimes,
     Prepared,
     Recipe,
     Reuse,
@@ -110,6 +111,13 @@ _TIMES = tuple(StageTimes.__dataclass_fields__)
 
 def times(message: media_pb2.StageTimes) -> StageTimes:
     return StageTimes(**{name: getattr(message, name) for name in _TIMES})
+
+
+def model_times(message: preprocessor_pb2.InferResponse | preprocessor_pb2.Finished) -> ModelTimes | None:
+    if not message.HasField("model_times"):
+        return None
+    told = message.model_times
+    return ModelTimes(told.queue_ns, told.first_token_ns, told.generation_ns)
 
 
 def cost(message: media_pb2.Cost) -> Cost:
@@ -178,6 +186,7 @@ def inference_batch(message: preprocessor_pb2.InferResponse, count: int) -> Batc
         cost=cost(message.cost),
         request_id=message.request_id,
         replayed=message.replayed,
+        model_times=model_times(message),
     )
 
 
@@ -192,6 +201,7 @@ def inference_one(message: preprocessor_pb2.InferResponse, count: int) -> Infere
         tensors={**result.tensors, **tensors(message.outputs)},
         times=times(message.times),
         cost=cost(message.cost),
+        model_times=model_times(message),
     )
 
 
@@ -260,6 +270,7 @@ class StreamReader:
                 request_id=end.request_id,
                 model=end.upstream_model,
                 version=end.upstream_version,
+                model_times=model_times(end),
             )
         return None
 

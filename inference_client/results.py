@@ -98,6 +98,17 @@ class StageTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelTimes:
+    """Where the model's own time went, in nanoseconds of the model server's clock: in its queue, from there to the
+    first token, and to the last. 0: it did not tell, or did not come so far. All of it is within `deliver_ns`.
+    """
+
+    queue_ns: int = 0
+    first_token_ns: int = 0
+    generation_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """What an item costs: CPU in milliseconds of one core, memory in bytes.
 
@@ -223,10 +234,13 @@ class Prepared(ItemResult):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, kw_only=True)
 class Inference(ItemResult):
-    """What the model answered for an item. `model` and `version` as the model server gives them."""
+    """What the model answered for an item. `model` and `version` as the model server gives them; `model_times` where it
+    was asked for alone and the model tells, as TensorRT-LLM does.
+    """
 
     model: str = ""
     version: str = ""
+    model_times: ModelTimes | None = None
 
 
 ResultT_co = TypeVar("ResultT_co", bound=ItemResult, covariant=True)
@@ -238,7 +252,7 @@ class Batch(WithTensors, Sequence[ResultT_co], Generic[ResultT_co]):
 
     `tensors` are the outputs for all items together, from a model whose `grouping` is TOGETHER; empty
     otherwise. `times` are the call's (decode to pack: those of the item that was ready last), `cost`
-    is the sum. `replayed` as for an item.
+    is the sum. `replayed` as for an item; `model_times` are those of the batch that was answered last.
     """
 
     items: tuple[ResultT_co, ...]
@@ -246,6 +260,7 @@ class Batch(WithTensors, Sequence[ResultT_co], Generic[ResultT_co]):
     cost: Cost
     request_id: str = ""
     replayed: bool = False
+    model_times: ModelTimes | None = None
 
     @overload
     def __getitem__(self, index: int) -> ResultT_co: ...
@@ -282,7 +297,7 @@ class StreamOutputs(WithTensors):
 class Finished:
     """Told after a stream's last response. `first_output_ns`: from hand-over to the first response.
 
-    `model` and `version` as the model server gives them.
+    `model` and `version` as the model server gives them; `model_times` where the model tells.
     """
 
     times: StageTimes
@@ -292,6 +307,7 @@ class Finished:
     request_id: str = ""
     model: str = ""
     version: str = ""
+    model_times: ModelTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)

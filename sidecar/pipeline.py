@@ -24,6 +24,7 @@ from sidecar.stages.admit.limits import Limits
 from sidecar.stages.admit.turns import Verdict
 from sidecar.stages.deliver.batching import Batch, batches, rows_of
 from sidecar.stages.deliver.bindings import Grouping
+from sidecar.stages.deliver.model_times import model_times
 from sidecar.stages.deliver.upstream import Answer, Call, Upstream
 from sidecar.walk import Received, Walk, side_by_side
 
@@ -120,6 +121,7 @@ class Pipeline:
                     walk.first_output_ns = walk.first_output_ns or walk.timeline.spent[Stage.DELIVER]
                     walk.responses += 1
                     walk.model, walk.version = answer.model, answer.version
+                    walk.model_times = model_times(answer.outputs) or walk.model_times
                     (outputs,) = rows_of(delivery.binding, batch, answer)
                     walk.handovers[-1].paused = True
                     yield replace(answer, outputs=outputs)
@@ -159,6 +161,7 @@ class Pipeline:
                     item.problem = problem.bare()
                 return
             walk.model, walk.version = answer.model, answer.version
+            walk.model_times = model_times(answer.outputs) or walk.model_times
             if not each:
                 (walk.outputs,) = outputs
                 return

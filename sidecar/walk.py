@@ -14,7 +14,7 @@ from sidecar.arena.lease import Lease
 from sidecar.errors import SidecarError
 from sidecar.media import Cost, DecodeTarget, MediaInfo, Reuse, Source, Tensor
 from sidecar.observe.journal import Handover
-from sidecar.observe.timings import Timeline, Timings
+from sidecar.observe.timings import ModelTimes, Timeline, Timings
 from sidecar.reuse.content import Address
 from sidecar.stages.admit.cost import Quote
 from sidecar.stages.deliver.upstream import Slot
@@ -84,7 +84,7 @@ class Walk:
     until `release`; `outputs` are the model's where they belong to no one item; `handovers` is what the model server
     was given, and when it answered; `model` and `version` say who did; `headers` are what it is told of the trace that
     the call belongs to; `first_output_ns` is the time from hand-over to the first response of a stream, 0 until there
-    is one.
+    is one; `model_times` is what the model told last of its own time.
     """
 
     timeline: Timeline = field(default_factory=Timeline)
@@ -98,6 +98,7 @@ class Walk:
     version: str = ""
     responses: int = 0
     first_output_ns: int = 0
+    model_times: ModelTimes | None = None
 
     def release(self) -> None:
         """Lets go of the arena, and of the items' tensors, which are not to be read after; what was measured of them

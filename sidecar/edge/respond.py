@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NoReturn
 
 import grpc
@@ -21,7 +21,7 @@ from sidecar.edge import payloads
 from sidecar.edge.fields import Part
 from sidecar.entry import Verb
 from sidecar.media import AudioInfo, DataType, ImageInfo, MediaInfo, Modality, Reuse, Tensor, TensorSpec
-from sidecar.observe.timings import Stage, Timings
+from sidecar.observe.timings import ModelTimes, Stage, Timings
 from sidecar.stages.admit.gate import refused
 from sidecar.stages.admit.turns import Verdict
 from sidecar.stages.deliver.bindings import Grouping
@@ -180,6 +180,7 @@ def infer_reply(walk: Walk, request_id: str) -> Reply:
         cost=total_cost(walk.items),
         upstream_model=walk.model,
         upstream_version=walk.version,
+        model_times=model_times(walk.model_times),
     )
     parts = _laid_items(walk.items, payloads.number_of(kind, "items"))
     for output in walk.outputs:
@@ -247,6 +248,7 @@ def finished(walk: Walk, request_id: str) -> preprocessor_pb2.InferStreamRespons
             request_id=request_id,
             upstream_model=walk.model,
             upstream_version=walk.version,
+            model_times=model_times(walk.model_times),
         )
     )
 
@@ -320,6 +322,11 @@ def stage_times(times: Timings) -> media_pb2.StageTimes:
     """The reply's times: a field a stage, named after it."""
     fields = {_TIMES[stage]: nanoseconds for stage, nanoseconds in times.stages.items()}
     return media_pb2.StageTimes(**fields, gap_ns=times.gap_ns, total_ns=times.total_ns)
+
+
+def model_times(times: ModelTimes | None) -> media_pb2.ModelTimes | None:
+    """The reply's times of the model's own; None where it did not tell."""
+    return media_pb2.ModelTimes(**asdict(times)) if times is not None else None
 
 
 def total_cost(items: Iterable[Item]) -> media_pb2.Cost:

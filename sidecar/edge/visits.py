@@ -121,6 +121,8 @@ class Visits:
             times = walk.timeline.snapshot()
             self._tallies.count(accepted.model.name, walk.items, times)
             self._metrics.stages(accepted.model.name, accepted.modality, walk.items, times, trace)
+            if walk.model_times is not None:
+                self._metrics.model_times(accepted.model.name, walk.model_times)
 
 
 def _walk() -> Walk:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from sidecar.errors import SettingsError
 from sidecar.media import Modality
 from sidecar.observe.journal import ObservedItem
 from sidecar.observe.pages import Page, serve_pages
-from sidecar.observe.timings import Stage, Timings
+from sidecar.observe.timings import ModelTimes, Stage, Timings
 from sidecar.observe.trace_context import TraceContext
 
 # From an icon's decode to a long video's, in seconds: a factor of 2 to 2.5 a step, so that a
@@ -98,6 +98,15 @@ class Metrics:
                 "sidecar_stage_duration_seconds",
                 "Time an item (probe to pack) or a call (receive, deliver, respond) spent in a stage.",
                 ("stage", "modality", "model"),
+                buckets=_BUCKETS,
+                registry=self.registry,
+            )
+        )
+        self._model_seconds = _at_hand(
+            Histogram(
+                "sidecar_model_duration_seconds",
+                "What models tell of their own time: in their queue, to the first token, to the last.",
+                ("part", "model"),
                 buckets=_BUCKETS,
                 registry=self.registry,
             )
@@ -179,6 +188,11 @@ class Metrics:
                 self._observe(item.times, _OF_AN_ITEM, takes, model, exemplar)
         self._observe(times, _OF_THE_CALL, takes, model, exemplar)
         self._gap_seconds(model).observe(times.gap_ns / 1e9)
+
+    def model_times(self, model: str, times: ModelTimes) -> None:
+        """Counts what a model told of its own time for one call."""
+        for name, spent in asdict(times).items():
+            self._model_seconds(name.removesuffix("_ns"), model).observe(spent / 1e9)
 
     def _observe(
         self,

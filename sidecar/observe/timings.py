@@ -56,6 +56,17 @@ class Timings:
         return self.total_ns - sum(self.stages.values())
 
 
+@dataclass(frozen=True, slots=True)
+class ModelTimes:
+    """Where the model's own time went, nanoseconds: in its queue, to the first token, and to the last; 0 where that is
+    not known. It is within what `deliver` took.
+    """
+
+    queue_ns: int
+    first_token_ns: int
+    generation_ns: int
+
+
 def _no_time() -> list[int]:
     return [0] * len(STAGES)
 

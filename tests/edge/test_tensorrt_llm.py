@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import queue
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 
 import testbed.media
 from inference_client import AsyncClient, Client, UnsupportedMedia
+from inference_client.tensors import InputValue
 from sidecar.errors import ModelMismatch
 from testbed.triton import Triton
 from tests.running import Running, running
@@ -104,6 +107,65 @@ def test_who_leaves_ends_the_models_work(sidecar: Running, triton: Triton) -> No
         while answered(direct) == before:
             assert time.monotonic() < ends, "the model goes on"
             time.sleep(0.02)
+
+
+def test_what_the_model_tells_of_its_own_time_joins_the_stage_times(sidecar: Running) -> None:
+    asked: dict[str, InputValue] = {
+        "text_input": "a b c",
+        "streaming": True,
+        "sampling_param_return_perf_metrics": True,
+    }
+    with Client(sidecar.address) as client:
+        with client.infer_stream("tensorrt_llm", picture(56, 56), asked) as stream:
+            for _ in stream:
+                pass
+        with client.infer_stream("tensorrt_llm", picture(56, 56), {"text_input": "a"}) as silent:
+            for _ in silent:
+                pass
+    assert stream.finished is not None
+    times = stream.finished.model_times
+    assert times is not None
+    assert times.first_token_ns > 0
+    assert times.generation_ns > 0
+    spent = times.queue_ns + times.first_token_ns + times.generation_ns
+    assert spent <= stream.times.deliver_ns
+    assert silent.finished is not None
+    assert silent.finished.model_times is None
+    with urllib.request.urlopen(f"http://{sidecar.app.metrics_address}/metrics", timeout=10) as answer:
+        assert (
+            b'sidecar_model_duration_seconds_count{model="tensorrt_llm",part="generation"} 1.0'
+            in answer.read()
+        )
+
+
+def test_clients_of_tritons_are_told_the_models_times_too(sidecar: Running) -> None:
+    file = picture(56, 56)
+    inputs = [
+        _given("text_input", [b"a b"]),
+        _given("image", [file]),
+        _given("streaming", np.array([True])),
+        _given("sampling_param_return_perf_metrics", np.array([True])),
+    ]
+    answers: queue.Queue[tuple[triton_client.InferResult | None, Exception | None]] = queue.Queue()
+    with triton_client.InferenceServerClient(sidecar.address) as client:
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        client.async_stream_infer("tensorrt_llm", inputs, enable_empty_final_response=True)
+        while True:
+            result, error = answers.get(timeout=30)
+            assert error is None
+            assert result is not None
+            told = result.get_response().parameters
+            if told["triton_final_response"].bool_param:
+                break
+    assert told["sidecar_model_generation_ns"].int64_param > 0
+    assert told["sidecar_model_first_token_ns"].int64_param <= told["sidecar_deliver_ns"].int64_param
+
+
+def _given(name: str, values: object) -> triton_client.InferInput:
+    array = values if isinstance(values, np.ndarray) else np.array(values, object)
+    given = triton_client.InferInput(name, list(array.shape), "BOOL" if array.dtype == bool else "BYTES")
+    given.set_data_from_numpy(array)
+    return given
 
 
 def test_the_asyncio_client_talks_as_well(sidecar: Running) -> None:

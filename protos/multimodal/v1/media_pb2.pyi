@@ -499,6 +499,38 @@ class StageTimes(_message.Message):
 Global___StageTimes: _TypeAlias = StageTimes  # noqa: Y015
 
 @_typing.final
+class ModelTimes(_message.Message):
+    """Where the model's own time went, of what `deliver_ns` is the whole: TensorRT-LLM tells it, where it is asked to
+    return its performance metrics. Spans of the model server's clock; 0: it did not tell, or did not come so far.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUEUE_NS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_NS_FIELD_NUMBER: _builtins.int
+    GENERATION_NS_FIELD_NUMBER: _builtins.int
+    queue_ns: _builtins.int
+    """From the request's arrival there until it was first scheduled. Unit: ns. Default 0."""
+    first_token_ns: _builtins.int
+    """From there to its first token. Unit: ns. Default 0."""
+    generation_ns: _builtins.int
+    """From its first token to its last. Unit: ns. Default 0."""
+    def __init__(
+        self,
+        *,
+        queue_ns: _builtins.int = ...,
+        first_token_ns: _builtins.int = ...,
+        generation_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_token_ns", b"first_token_ns", "generation_ns", b"generation_ns", "queue_ns", b"queue_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelTimes: _TypeAlias = ModelTimes  # noqa: Y015
+
+@_typing.final
 class Problem(_message.Message):
     """Why an item failed. RPC-level failures say the same in google.rpc.Status details
     (ErrorInfo.reason, RetryInfo), so that one reader serves both.

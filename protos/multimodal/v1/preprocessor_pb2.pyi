@@ -366,6 +366,7 @@ class InferResponse(_message.Message):
     UPSTREAM_MODEL_FIELD_NUMBER: _builtins.int
     UPSTREAM_VERSION_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    MODEL_TIMES_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's own id."""
     upstream_model: _builtins.str
@@ -394,6 +395,10 @@ class InferResponse(_message.Message):
     def cost(self) -> _media_pb2.Cost:
         """The sum of the items' costs."""
 
+    @_builtins.property
+    def model_times(self) -> _media_pb2.ModelTimes:
+        """Where the model's own time went; unset where it does not tell. Of several batches, the one that was answered last."""
+
     def __init__(
         self,
         *,
@@ -405,10 +410,11 @@ class InferResponse(_message.Message):
         upstream_model: _builtins.str = ...,
         upstream_version: _builtins.str = ...,
         replayed: _builtins.bool = ...,
+        model_times: _media_pb2.ModelTimes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "times", b"times"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "model_times", b"model_times", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "items", b"items", "outputs", b"outputs", "replayed", b"replayed", "request_id", b"request_id", "times", b"times", "upstream_model", b"upstream_model", "upstream_version", b"upstream_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "items", b"items", "model_times", b"model_times", "outputs", b"outputs", "replayed", b"replayed", "request_id", b"request_id", "times", b"times", "upstream_model", b"upstream_model", "upstream_version", b"upstream_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -521,6 +527,7 @@ class Finished(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     UPSTREAM_MODEL_FIELD_NUMBER: _builtins.int
     UPSTREAM_VERSION_FIELD_NUMBER: _builtins.int
+    MODEL_TIMES_FIELD_NUMBER: _builtins.int
     first_output_ns: _builtins.int
     """From hand-over to the model's first response. Unit: ns. Default 0: it gave none."""
     responses: _builtins.int
@@ -539,6 +546,10 @@ class Finished(_message.Message):
     def cost(self) -> _media_pb2.Cost:
         """The sum of the items' costs."""
 
+    @_builtins.property
+    def model_times(self) -> _media_pb2.ModelTimes:
+        """Where the model's own time went, as its last response tells; unset where it does not."""
+
     def __init__(
         self,
         *,
@@ -549,10 +560,11 @@ class Finished(_message.Message):
         request_id: _builtins.str = ...,
         upstream_model: _builtins.str = ...,
         upstream_version: _builtins.str = ...,
+        model_times: _media_pb2.ModelTimes | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "times", b"times"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "model_times", b"model_times", "times", b"times"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "first_output_ns", b"first_output_ns", "request_id", b"request_id", "responses", b"responses", "times", b"times", "upstream_model", b"upstream_model", "upstream_version", b"upstream_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "first_output_ns", b"first_output_ns", "model_times", b"model_times", "request_id", b"request_id", "responses", b"responses", "times", b"times", "upstream_model", b"upstream_model", "upstream_version", b"upstream_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

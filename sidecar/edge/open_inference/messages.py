@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -24,7 +24,7 @@ from sidecar.edge.tallies import Tally
 from sidecar.entry import Asked, Verb
 from sidecar.errors import InvalidInput, InvalidRequest, UpstreamFailed, WrongItemCount
 from sidecar.media import DataType, Tensor
-from sidecar.observe.timings import Stage, Timings
+from sidecar.observe.timings import ModelTimes, Stage, Timings
 from sidecar.recipes.clean import CleanPicture, CleanSound
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.bindings import Grouping
@@ -367,12 +367,14 @@ class Reply:
     message: service_pb2.ModelInferResponse
     contents: list[Part]
 
-    def stamped(self, times: Timings) -> bytes:
-        """The whole, with the stages' times as parameters."""
+    def stamped(self, times: Timings, model_times: ModelTimes | None) -> bytes:
+        """The whole, with the stages' times as parameters, and the model's own where it told them."""
         for stage in Stage:
             self.message.parameters[f"{PREFIX}{stage.value}_ns"].int64_param = times.stages.get(stage, 0)
         self.message.parameters[f"{PREFIX}total_ns"].int64_param = times.total_ns
         self.message.parameters[f"{PREFIX}gap_ns"].int64_param = times.gap_ns
+        for name, spent in asdict(model_times).items() if model_times is not None else ():
+            self.message.parameters[f"{PREFIX}model_{name}"].int64_param = spent
         return self.laid()
 
     def laid(self) -> bytes:

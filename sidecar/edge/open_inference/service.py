@@ -298,7 +298,7 @@ class OpenInference:
             with walk.timeline.measure(Stage.RESPOND):
                 await self.written(request, outputs, deadline, headers)
                 reply = messages.reply(request, outputs, walk.version, final=final)
-            return reply.stamped(walk.timeline.snapshot())
+            return reply.stamped(walk.timeline.snapshot(), walk.model_times)
 
     async def fetched(
         self, request: Request, media: Given, deadline: Deadline, headers: Headers

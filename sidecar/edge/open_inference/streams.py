@@ -197,7 +197,7 @@ class _Stream:
                     await self._write(messages.event(laid))
             if request.wants_final:
                 last = messages.reply(request, (), walk.version, final=True)
-                await self._write(messages.event(last.stamped(walk.timeline.snapshot())))
+                await self._write(messages.event(last.stamped(walk.timeline.snapshot(), walk.model_times)))
 
     # --- what is written ---
 

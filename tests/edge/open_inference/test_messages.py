@@ -10,7 +10,7 @@ from sidecar.edge.open_inference import messages
 from sidecar.edge.open_inference.envelope import Envelope
 from sidecar.errors import InvalidInput, InvalidRequest
 from sidecar.media import DataType, Tensor
-from sidecar.observe.timings import Stage, Timings
+from sidecar.observe.timings import ModelTimes, Stage, Timings
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,9 @@ def test_a_reply_is_what_protobuf_reads_with_its_times_as_parameters() -> None:
         Tensor("b", DataType.BYTES, (1,), b"\x01\0\0\0z"),
     ]
     laid = messages.reply(made, outputs, "3", final=True)
-    told = service_pb2.ModelInferResponse.FromString(laid.stamped(Timings({Stage.DECODE: 5}, 7)))
+    told = service_pb2.ModelInferResponse.FromString(
+        laid.stamped(Timings({Stage.DECODE: 5}, 7), ModelTimes(1, 2, 3))
+    )
     assert [output.name for output in told.outputs] == ["a", "b"]
     assert told.raw_output_contents[1] == b"\x01\0\0\0z"
     assert told.parameters["sidecar_decode_ns"].int64_param == 5

@@ -34,7 +34,8 @@ class TritonPythonModel(StreamingModel):
             now_ns = time.monotonic_ns()
             first_ns = first_ns if place else now_ns
             is_last = place + 1 == len(whole or words)
-            times = (arrived_ns, scheduled_ns, first_ns, now_ns)
+            asked = _flag(inputs, "sampling_param_return_perf_metrics")
+            times = (arrived_ns, scheduled_ns, first_ns, now_ns) if asked else (0, 0, 0, 0)
             sender.send(response(_token(word + ("" if is_last else " "), times, "stop" if is_last else "")))
 
 
