@@ -5,7 +5,7 @@ spell of the machine is both sides'. The model is the emulated accelerator, whic
 much longer the median call takes. Beside it stands what a relay adds that does nothing but hand bytes on with gRPC's
 asyncio: so much is not the sidecar's to save. Of a stream, how much longer a token is on its way, by the time that
 the model put into it; how soon the model hears that its caller has gone; and many slow streams at once, with what
-they cost in memory.
+they cost in memory. Last, whether each call of an unchanged client ends as it does at Triton.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from bench.load import median, percentile
 from bench.processes import on_cores
 from bench.report import at_least, at_most, report
 from bench.rig import CORES
-from bench.wire import Tick, laid_infer, laid_tick
+from bench.wire import TICKER, Tick, laid_infer, laid_tick
+from testbed import triton_calls
 from testbed.install import install
 from testbed.triton import MODELS, Triton
 
@@ -67,7 +68,8 @@ def run(rounds: int = ROUNDS) -> dict[str, Any]:
         for size, shape in SIZES.items():
             dims = ", ".join(map(str, shape))
             Accelerator(_model(size), "pixels", dims, folder / "models").write(found)
-        (folder / "models" / "ticker").symlink_to(MODELS / "ticker")
+        for model in (TICKER, *triton_calls.MODELS):
+            (folder / "models" / model).symlink_to(MODELS / model)
         triton = running.enter_context(Triton.start(repository=folder / "models"))
         served = running.enter_context(sidecar(triton.grpc_address, {}))
         at_once = folder / "relay.control"
@@ -79,6 +81,7 @@ def run(rounds: int = ROUNDS) -> dict[str, Any]:
         cases.append(loop.run(_tokens(ways, rounds)))
         cases.append(loop.run(_cancels(ways, folder / "heard")))
         cases.append(loop.run(_many(ways)))
+        cases += [_same(ways, call) for call in triton_calls.CALLS]
     return report("drop_in", cases, _targets(cases))
 
 
@@ -219,6 +222,12 @@ async def _many(ways: _Ways) -> dict[str, Any]:
     }
 
 
+def _same(ways: _Ways, call: triton_calls.Call) -> dict[str, Any]:
+    """Whether a call of an unchanged client gives through the sidecar what it gives at Triton."""
+    wanted, found = (call.outcome(address) for address in (ways.direct, ways.through))
+    return {"case": call.what, "kind": "client", "of": call.kind, "same": wanted == found}
+
+
 def _resident_mb(pid: int) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
@@ -228,6 +237,7 @@ def _resident_mb(pid: int) -> float:
 
 def _targets(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     by_kind = {case["kind"]: case for case in cases}
+    asked = [case for case in cases if case["kind"] == "client"]
     return [
         *[
             at_most(
@@ -245,4 +255,9 @@ def _targets(cases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         at_least("slow streams at once", by_kind["many"]["streams"], 500),
         at_most("their tokens that were lost", by_kind["many"]["lost"], 0),
         at_most("growth of memory while they run", by_kind["many"]["growth"], 0.02),
+        at_most(
+            f"of {len(asked)} calls of an unchanged client, those that end otherwise than at Triton",
+            sum(not case["same"] for case in asked),
+            0,
+        ),
     ]

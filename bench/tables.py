@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench import plan_tables, verdict_tables
+from bench import drop_in_tables, plan_tables, verdict_tables
 from bench.chart import Group, Panel, bars, curves
 
 Result = Mapping[str, Any]
@@ -483,6 +483,9 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "plan_targets": ("plan", plan_tables.targets),
     "tuner_settles": ("tuner", plan_tables.settles),
     "tuner_targets": ("tuner", plan_tables.targets),
+    "drop_in_passing": ("drop_in", drop_in_tables.passing),
+    "drop_in_calls": ("drop_in", drop_in_tables.calls),
+    "drop_in_targets": ("drop_in", plan_tables.targets),
     "recipes": ("recipes", recipes),
     "recipes_short": ("recipes", recipes_short),
     "recipes_families": ("recipes", recipes_families),

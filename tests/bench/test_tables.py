@@ -108,6 +108,7 @@ def test_every_mark_of_the_docs_has_a_result_that_exists() -> None:
         "verdict",
         "plan",
         "tuner",
+        "drop_in",
     }
 
 

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from tritonclient.utils import InferenceServerException, serialize_byte_tensor, 
 import testbed.media
 from inference_client import Client as OurClient
 from testbed.triton import Triton
+from testbed.triton_calls import CALLS, echoed, region
+from testbed.triton_calls import Call as ListedCall
 from tests.running import Running, running
 
 pytestmark = pytest.mark.triton
@@ -28,15 +29,6 @@ PICTURE = (MEDIA / "text.jpg").read_bytes()
 SOUND = (MEDIA / "speech.wav").read_bytes()
 
 Call = Callable[[triton_client.InferenceServerClient], Any]
-
-
-def echoed(client: triton_client.InferenceServerClient, **more: Any) -> Any:
-    """A call of the model without a recipe."""
-    text = triton_client.InferInput("text", [2], "BYTES").set_data_from_numpy(np.array([b"a", b"bc"], object))
-    numbers = triton_client.InferInput("numbers", [3], "FP32").set_data_from_numpy(
-        np.arange(3, dtype=np.float32)
-    )
-    return client.infer("echo", [text, numbers], **more)
 
 
 def encoded(*files: bytes, shape: tuple[int, ...] | None = None, name: str = "image") -> Any:
@@ -66,46 +58,11 @@ def _response(result: Any) -> Any:
     return result.get_response(as_json=True)
 
 
-_SAME: dict[str, Call] = {
-    "the server is live": lambda client: client.is_server_live(),
-    "the server is ready": lambda client: client.is_server_ready(),
-    "a model is ready": lambda client: client.is_model_ready("echo"),
-    "a model that is not there is not ready": lambda client: client.is_model_ready("nobody"),
-    "the server's metadata": lambda client: client.get_server_metadata(as_json=True),
-    "a model's metadata": lambda client: client.get_model_metadata("echo", as_json=True),
-    "metadata of a model that is not there": lambda client: client.get_model_metadata("nobody"),
-    "a model's configuration": lambda client: client.get_model_config("echo", as_json=True),
-    "the repository": lambda client: sorted(
-        model["name"] for model in client.get_model_repository_index(as_json=True)["models"]
-    ),
-    "loading what cannot be loaded": lambda client: client.load_model("nobody"),
-    "trace settings": lambda client: client.get_trace_settings(as_json=True),
-    "log settings": lambda client: client.get_log_settings(as_json=True),
-    "tensors in and out": lambda client: _response(echoed(client)),
-    "an id and a parameter": lambda client: _response(echoed(client, request_id="7", parameters={"mine": 3})),
-    "one output of two": lambda client: _response(
-        echoed(client, outputs=[triton_client.InferRequestedOutput("numbers")])
-    ),
-    "classes": lambda client: (
-        echoed(client, outputs=[triton_client.InferRequestedOutput("numbers", class_count=2)])
-        .as_numpy("numbers")
-        .tolist()
-    ),
-    "an output that is not there": lambda client: echoed(
-        client, outputs=[triton_client.InferRequestedOutput("nothing")]
-    ),
-    "a model that is not there": lambda client: client.infer("nobody", []),
-    "an input too few": lambda client: client.infer("echo", []),
-    "a decoupled model without a stream": lambda client: client.infer("streamer", []),
-    "priority and timeout": lambda client: _response(echoed(client, priority=1, timeout=1_000_000)),
-}
-
-
-@pytest.mark.parametrize("call", _SAME.values(), ids=_SAME)
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call.kind}, {call.what}")
 def test_what_has_no_recipe_is_answered_as_triton_answers_it(
-    call: Call, triton: Triton, sidecar: Running
+    call: ListedCall, triton: Triton, sidecar: Running
 ) -> None:
-    assert outcome(sidecar.address, call) == outcome(triton.grpc_address, call)
+    assert call.outcome(sidecar.address) == call.outcome(triton.grpc_address)
 
 
 def test_a_models_metadata_shows_encoded_files_in_place_of_its_tensors(sidecar: Running) -> None:
@@ -206,49 +163,11 @@ def test_statistics_have_an_entry_for_preprocessing(sidecar: Running) -> None:
     assert {"echo", "siglip/preprocessing", "clip/preprocessing"} <= {entry["name"] for entry in everything}
 
 
-@contextmanager
-def registered(client: triton_client.InferenceServerClient, name: str, size: int) -> Iterator[Any]:
-    """A region of shared memory that the client has registered."""
-    region = shared_memory.create_shared_memory_region(name, f"/{name}", size)
-    try:
-        client.register_system_shared_memory(name, f"/{name}", size)
-        yield region
-    finally:
-        client.unregister_system_shared_memory(name)
-        shared_memory.destroy_shared_memory_region(region)
-
-
-def test_shared_memory_is_read_and_written_as_triton_does(triton: Triton, sidecar: Running) -> None:
-    def call(client: triton_client.InferenceServerClient) -> object:
-        numbers = np.arange(4, dtype=np.float32)
-        with registered(client, "test-in", 64) as one, registered(client, "test-out", 64) as other:
-            shared_memory.set_shared_memory_region(one, [numbers])
-            given = triton_client.InferInput("numbers", [4], "FP32")
-            given.set_shared_memory("test-in", 16)
-            text = triton_client.InferInput("text", [1], "BYTES").set_data_from_numpy(
-                np.array([b"a"], object)
-            )
-            wanted = triton_client.InferRequestedOutput("numbers")
-            wanted.set_shared_memory("test-out", 64)
-            client.infer("echo", [given, text], outputs=[wanted])
-            regions = client.get_system_shared_memory_status(as_json=True)["regions"]
-            return sorted(regions), shared_memory.get_contents_as_numpy(other, np.float32, [4]).tolist()
-
-    # Triton shows the sidecar's own arena beside them, which is none of the client's.
-    assert outcome(sidecar.address, call) == (["test-in", "test-out"], [0, 1, 2, 3])
-    match outcome(triton.grpc_address, call):
-        case [[*regions], found]:
-            assert {"test-in", "test-out"} <= {*regions}
-            assert found == [0, 1, 2, 3]
-        case other:
-            pytest.fail(f"Triton gave {other}")
-
-
 def test_encoded_files_may_lie_in_shared_memory_and_outputs_be_written_there(sidecar: Running) -> None:
     with triton_client.InferenceServerClient(sidecar.address) as client:
         packed = serialize_byte_tensor(np.array([PICTURE], object))
         size = len(PICTURE) + 4
-        with registered(client, "test-file", size) as one, registered(client, "test-crc", 64) as other:
+        with region(client, "test-file", size) as one, region(client, "test-crc", 64) as other:
             shared_memory.set_shared_memory_region(one, [packed])
             given = triton_client.InferInput("image", [1, 1], "BYTES")
             given.set_shared_memory("test-file", size)
@@ -265,11 +184,11 @@ def test_encoded_files_may_lie_in_shared_memory_and_outputs_be_written_there(sid
 
 def test_all_regions_of_clients_are_unregistered_and_the_arena_is_not(sidecar: Running) -> None:
     with triton_client.InferenceServerClient(sidecar.address) as client:
-        region = shared_memory.create_shared_memory_region("test-all", "/test-all", 64)
+        made = shared_memory.create_shared_memory_region("test-all", "/test-all", 64)
         client.register_system_shared_memory("test-all", "/test-all", 64)
         client.unregister_system_shared_memory()
         assert not client.get_system_shared_memory_status(as_json=True)
-        shared_memory.destroy_shared_memory_region(region)
+        shared_memory.destroy_shared_memory_region(made)
         before = sidecar.app
         assert client.infer("clip", [encoded(PICTURE)]).as_numpy("crc32").size == 1
     assert before is sidecar.app
