@@ -38,6 +38,7 @@ CHECKPOINTS = {
     "vad": "vad",
     "tensorrt_llm": "qwen2-vl-2b-instruct",
     "multimodal_ensemble": _CLIP,
+    "multimodal_encoders": "qwen2-vl-2b-instruct",
     "whisper_bls": "whisper-tiny",
 }
 UPSTREAMS = {

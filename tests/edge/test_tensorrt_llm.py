@@ -197,6 +197,18 @@ def test_the_older_ensemble_is_handed_tensors_by_its_own_names(sidecar: Running)
     assert text == "[image_input [2, 3, 224, 224]] one two"
 
 
+def test_the_older_encoders_are_handed_an_image_a_row_in_their_own_axes(sidecar: Running) -> None:
+    with Client(sidecar.address) as client:
+        model = client.model("multimodal_encoders")
+        batch = client.infer("multimodal_encoders", [picture(56, 112), picture(56, 56), picture(56, 112)])
+        counts = client.placeholder_tokens("multimodal_encoders", [(112, 56), (56, 56), (112, 56)])
+    assert [spec.name for spec in model.media_inputs] == ["pixel_values", "image_grid_thw"]
+    sizes = [int(item.tensor("OUT_PROMPT_VOCAB_SIZE")[0]) for item in batch]
+    assert sizes == [4 * count for count in counts if count is not None]
+    # Red is one value a channel, whatever the patch.
+    assert all(np.ptp(item.tensor("OUT_PROMPT_EMBEDDING_TABLE")) == 0 for item in batch)
+
+
 def test_the_older_whisper_is_handed_samples(sidecar: Running) -> None:
     with Client(sidecar.address) as client:
         model = client.model("whisper_bls")

@@ -67,7 +67,7 @@ def test_every_model_of_the_repository_is_served(
     triton: Triton, client: grpcclient.InferenceServerClient
 ) -> None:
     names = sorted(config.parent.name for config in MODELS.glob("*/config.pbtxt"))
-    assert len(names) == 21
+    assert len(names) == 22
     if why_not() is None:
         names = servable(installed())
         assert len(names) >= 15  # the sink needs a C compiler

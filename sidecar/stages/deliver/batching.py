@@ -121,7 +121,7 @@ def split(answer: Answer, rows: int) -> tuple[Row, ...]:
 
 def _each(binding: Binding, rows: Sequence[Row], plain: Sequence[Tensor]) -> tuple[Tensor, ...]:
     columns = [
-        [stack([tensor]) if bound.items_axis is not None else tensor for tensor in column]
+        [replace(tensor, shape=bound.laid(tensor.shape)) for tensor in column]
         for bound, column in zip(binding.media, _columns(binding, rows), strict=True)
     ]
     if not binding.batches:

@@ -16,7 +16,8 @@ own ([num_images, C, H, W]). That axis is the items' when it is -1, and a mere 1
 | items axis 1                                   | as for -1, the default        | -                       |
 
 Outputs whose items follow one another along their own first axis (TensorSpec.rows) need no items axis: joined,
-those of all items are one tensor. TOGETHER is such a model's default where it does not batch.
+those of all items are one tensor. TOGETHER is such a model's default where it does not batch. A model that has two or
+more axes in front of theirs, or one too few, takes one item at a time: the axes in front have length 1.
 """
 
 from __future__ import annotations
@@ -63,6 +64,18 @@ class Bound:
     def items_axis(self) -> int | None:
         """The rule of the axis that the model has in front of the item's own, None where it has none."""
         return self.input.shape[0] if len(self.input.shape) == len(self.output.shape) + 1 else None
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether the model takes the rows of one item behind axes of length 1, or its only row without its axis, as
+        encoders of TensorRT-LLM's older backend do.
+        """
+        return self.output.rows and len(self.input.shape) - len(self.output.shape) not in {0, 1}
+
+    def laid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """One item's shape as the model has it: with an items axis, and other axes of length 1, in front."""
+        more = len(self.input.shape) - len(shape)
+        return (1,) * more + shape if more >= 0 else shape[-more:]
 
     @property
     def joins(self) -> bool:
@@ -210,12 +223,14 @@ class _Pairing:
 
     def _contradiction(self, bound: Bound) -> str | None:
         """Why the two cannot go together, and what to do; None if they can."""
-        theirs = bound.input.shape
+        theirs, ours = bound.input.shape, bound.output.shape
         if bound.items_axis in {-1, 1}:
             theirs = theirs[1:]
-        if len(theirs) != len(bound.output.shape):
+        if bound.wrapped and {*theirs[: -len(ours)]} <= {-1, 1} and {*ours[: -len(theirs)]} <= {1}:
+            theirs, ours = theirs[-len(ours) :], ours[-len(theirs) :]
+        if len(theirs) != len(ours):
             return "the number of axes differs; choose the recipe that belongs to this model"
-        if any(rule not in {-1, ours} for rule, ours in zip(theirs, bound.output.shape, strict=True)):
+        if any(rule not in {-1, length} for rule, length in zip(theirs, ours, strict=True)):
             return (
                 "an axis that the model fixes has another length, or varies with the media, in the recipe; "
                 "choose the recipe that belongs to this model, or export the model with that axis as -1"

@@ -203,6 +203,20 @@ def test_rows_of_each_item_stay_as_they_are() -> None:
     assert [(one.rows, one.inputs[0].shape) for one in found] == [((0, 2), (2, 2, 2)), ((1,), (1, 3, 2))]
 
 
+def test_rows_that_the_model_takes_behind_axes_of_length_one_go_an_item_a_row() -> None:
+    media = (
+        Bound(PATCHES, TensorSpec("patches", FP32, (-1, 1, -1, 2))),
+        Bound(GRID, TensorSpec("grid", FP32, (3,))),
+        Bound(SIZE, TensorSpec("size", FP32, (2,))),
+    )
+    found = batches(Binding("m", media, (), Grouping.EACH, 4), [row(2, 1), row(3, 2), row(2, 3)], [])
+    assert [[one.shape for one in batch.inputs] for batch in found] == [
+        [(2, 1, 1, 2, 2), (2, 3), (2, 2)],
+        [(1, 1, 1, 3, 2), (1, 3), (1, 2)],
+    ]
+    assert all(fault(one) is None for batch in found for one in batch.inputs)
+
+
 def test_joined_rows_that_follow_one_another_in_the_arena_are_not_copied() -> None:
     arena = memoryview(bytearray(64))
     parts = [

@@ -237,3 +237,23 @@ def test_rows_that_the_model_fixes_cannot_be_taken_together() -> None:
     signature = model(spec("pixel_values", -1, 12), spec("image_grid_thw", 1, 3, of=DataType.INT64), batch=0)
     with pytest.raises(ModelMismatch, match="no axis of varying length"):
         binding([PATCHES, GRID], signature, grouping=Grouping.TOGETHER)
+
+
+@pytest.mark.parametrize("pixels", [(-1, -1, -1, -1), (1, 1, -1, 12), (-1, 1, -1, 12)])
+def test_rows_may_lie_behind_axes_of_length_one_and_an_only_row_without_its_axis(
+    pixels: tuple[int, ...],
+) -> None:
+    signature = model(spec("pixel_values", *pixels), spec("image_grid_thw", 3, of=DataType.INT64), batch=4)
+    bound = binding([PATCHES, GRID], signature)
+    assert bound.grouping is Grouping.EACH
+    assert bound.media[0].laid((5, 12)) == (1, 1, 5, 12)
+    assert bound.media[1].laid((1, 3)) == (3,)
+
+
+@pytest.mark.parametrize("pixels", [(2, 1, -1, 12), (-1, -1, -1, 13), (12,)])
+def test_axes_in_front_that_are_not_of_length_one_and_rows_that_are_many_are_a_mismatch(
+    pixels: tuple[int, ...],
+) -> None:
+    signature = model(spec("pixel_values", *pixels), spec("image_grid_thw", 3, of=DataType.INT64))
+    with pytest.raises(ModelMismatch, match="pixel_values"):
+        binding([PATCHES, GRID], signature)
