@@ -19,7 +19,8 @@ from tritonclient.grpc import service_pb2
 from sidecar.deadline import Deadline
 from sidecar.edge.open_inference.messages import Place
 from sidecar.errors import InvalidRequest, UpstreamFailed
-from sidecar.stages.deliver.passing import Headers, Passing
+from sidecar.stages.deliver.passing import Passing
+from sidecar.stages.deliver.unary import Metadata
 
 STATUS: Final = "SystemSharedMemoryStatus"
 _FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory is on Linux, not a place for files of ours
@@ -31,7 +32,7 @@ class Regions:
     def __init__(self, passing: Passing) -> None:
         self._passing = passing
 
-    async def read(self, place: Place, deadline: Deadline, headers: Headers) -> bytes:
+    async def read(self, place: Place, deadline: Deadline, headers: Metadata) -> bytes:
         """The bytes at a place. Raises InvalidRequest where they are not there, and Said."""
         with await self._opened(place, os.O_RDONLY, deadline, headers) as (file, offset):
             data = os.pread(file, place.nbytes, offset)
@@ -40,7 +41,7 @@ class Regions:
         return data
 
     async def write(
-        self, place: Place, data: bytes | memoryview, deadline: Deadline, headers: Headers
+        self, place: Place, data: bytes | memoryview, deadline: Deadline, headers: Metadata
     ) -> None:
         """Lays bytes at a place, which must have room for them. Raises as `read`."""
         if len(data) > place.nbytes:
@@ -57,7 +58,7 @@ class Regions:
                 raise _outside(place)
 
     async def _opened(
-        self, place: Place, mode: int, deadline: Deadline, headers: Headers
+        self, place: Place, mode: int, deadline: Deadline, headers: Metadata
     ) -> AbstractContextManager[tuple[int, int]]:
         asked = service_pb2.SystemSharedMemoryStatusRequest(name=place.region).SerializeToString()
         told = await self._passing.unary(STATUS, asked, deadline, headers)

@@ -41,7 +41,8 @@ from sidecar.errors import (
 from sidecar.media import Source, Tensor
 from sidecar.observe.timings import Stage
 from sidecar.pipeline import Pipeline
-from sidecar.stages.deliver.passing import Headers, Passed, Passing, Said
+from sidecar.stages.deliver.passing import Passing, Said
+from sidecar.stages.deliver.unary import Metadata
 from sidecar.walk import Received, side_by_side
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ _OF_A_MODEL: Final[Mapping[str, str]] = {
 # Kinds by which models could be named, or listed, that are not served.
 _OF_ALL_MODELS: Final = frozenset({"repository", "trace"})
 _KINDS: Final = tuple(sorted({*_OF_THE_SERVER.values(), *_OF_A_MODEL.values()} - {""}))
-# Headers that are the connection's own, or gRPC's; and one by which Triton 2.51 dies (see deliver/faults.py).
+# Metadata that are the connection's own, or gRPC's; and one by which Triton 2.51 dies (see deliver/faults.py).
 _OWN_HEADERS: Final = frozenset({"user-agent", "content-type", "te", "host", "accept-encoding"})
 ERRORS_AS_STATUS: Final = "triton_grpc_error"
 """By this header a client wants the first error of a stream as the stream's status."""
@@ -301,7 +302,7 @@ class OpenInference:
             return reply.stamped(walk.timeline.snapshot(), walk.model_times)
 
     async def fetched(
-        self, request: Request, media: Given, deadline: Deadline, headers: Headers
+        self, request: Request, media: Given, deadline: Deadline, headers: Metadata
     ) -> tuple[Request, Given]:
         """The same with the contents of inputs that lie in shared memory."""
         placed = [given.place for given in request.inputs if given.place is not None]
@@ -329,7 +330,7 @@ class OpenInference:
         return replace(request, inputs=tuple(inputs)), files
 
     async def written(
-        self, request: Request, outputs: Sequence[Tensor], deadline: Deadline, headers: Headers
+        self, request: Request, outputs: Sequence[Tensor], deadline: Deadline, headers: Metadata
     ) -> None:
         """Writes the outputs that have places in shared memory there."""
         for output in outputs:
@@ -353,7 +354,7 @@ class OpenInference:
     async def _pass(self, method: str, raw: bytes, context: Context) -> bytes:
         """Hands a call on, and its trailers back."""
         deadline = Deadline.after(context.time_remaining())
-        passed: Passed = await self.passing.unary(method, raw, deadline, onward(context))
+        passed = await self.passing.unary(method, raw, deadline, onward(context))
         if passed.trailers:
             context.set_trailing_metadata(tuple(passed.trailers))
         return passed.message
@@ -366,7 +367,7 @@ def _read(kind: Any, raw: bytes) -> Any:  # noqa: ANN401 - any of the protocol's
         raise InvalidRequest(f"the message is no {kind.DESCRIPTOR.name}", field="") from error
 
 
-def onward(context: Context) -> Headers:
+def onward(context: Context) -> Metadata:
     """A call's metadata, as far as it is the caller's own."""
     return [
         (key, value)

@@ -7,10 +7,8 @@ server that has stopped answering must not keep them all.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol, TypeVar
-
-from grpc import aio
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from sidecar.deadline import Deadline
 
@@ -22,17 +20,15 @@ LONGEST_S: Final = 60.0
 """How long after its caller's deadline a call may go on, seconds; then it is cancelled after all. Out of the air."""
 
 
-class _Call(Protocol):
-    """A task, or a call to the model server."""
-
-    def add_done_callback(self, callback: Callable[[Any], None], /) -> None: ...
+def _forget(_answer: object) -> None:
+    """What is done with an answer that holds nothing."""
 
 
 class Outliving:
     """Such calls; `total` counts those that ever were."""
 
     def __init__(self) -> None:
-        self._calls: dict[asyncio.Future[None], int] = {}
+        self._calls: dict[asyncio.Future[Any], int] = {}
         self.total = 0
 
     def __len__(self) -> int:
@@ -43,65 +39,26 @@ class Outliving:
         return sum(self._calls.values()) + nbytes <= _MOST_BYTES
 
     async def run(
-        self, work: Coroutine[Any, Any, T], deadline: Deadline, nbytes: int, drop: Callable[[T], None]
+        self, call: asyncio.Future[T], deadline: Deadline, nbytes: int, drop: Callable[[T], None] = _forget
     ) -> T:
-        """Awaits `work` until the deadline; where it passes, or the caller goes, `work` goes on and `drop` is given
-        what comes of it. Raises TimeoutError.
-        """
-        asking = asyncio.create_task(work, name="infer")
-        try:
-            await _ended(asking, deadline)
-        except (asyncio.CancelledError, TimeoutError):
-            self._leave(asking, nbytes)
-            asking.add_done_callback(lambda asked: _drop(asked, drop))
-            raise
-        return asking.result()
-
-    async def hold(self, call: aio.UnaryUnaryCall[Any, T], deadline: Deadline, nbytes: int) -> T:
-        """The same of a call to the model server that is under way, and of which nothing is to be dropped; it costs
-        no task. Raises what the call does, too.
+        """Awaits a call, or a task, until the deadline; where it passes, or the caller goes, `call` goes on and `drop`
+        is given what comes of it. Raises TimeoutError.
         """
         try:
-            await _ended(call, deadline)
+            async with asyncio.timeout(deadline.remaining_s()):
+                return await asyncio.shield(call)
         except (asyncio.CancelledError, TimeoutError):
-            self._leave(call, nbytes)
+            self.total += 1
+            self._calls[call] = nbytes
+            call.add_done_callback(lambda asked: self._end(asked, drop))
             raise
-        return await call
 
     async def ended(self, seconds: float) -> None:
         """Returns when none is left, or the time is over."""
         if self._calls:
             await asyncio.wait(self._calls, timeout=seconds)
 
-    def _leave(self, call: _Call, nbytes: int) -> None:
-        """Keeps what is under way until it ends."""
-        self.total += 1
-        end = asyncio.get_running_loop().create_future()
-        self._calls[end] = nbytes
-
-        def ended(_call: object) -> None:
-            del self._calls[end]
-            end.set_result(None)
-
-        call.add_done_callback(ended)
-
-
-async def _ended(call: _Call, deadline: Deadline) -> None:
-    """Returns when the call has ended, which nothing here makes it do. Raises TimeoutError."""
-    end = asyncio.get_running_loop().create_future()
-
-    def ended(_call: object) -> None:
-        if not end.done():
-            end.set_result(None)
-
-    call.add_done_callback(ended)
-    if (seconds := deadline.remaining_s()) is None:
-        await end
-        return
-    async with asyncio.timeout(seconds):
-        await end
-
-
-def _drop(asked: asyncio.Task[T], drop: Callable[[T], None]) -> None:
-    if not asked.cancelled() and asked.exception() is None:
-        drop(asked.result())
+    def _end(self, asked: asyncio.Future[T], drop: Callable[[T], None]) -> None:
+        del self._calls[asked]
+        if not asked.cancelled() and asked.exception() is None:
+            drop(asked.result())

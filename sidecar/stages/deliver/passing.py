@@ -6,8 +6,7 @@ be cancelled at the server runs on there when its caller goes (`outliving.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
 import grpc
@@ -16,25 +15,17 @@ from grpc import aio
 from sidecar.deadline import Deadline
 from sidecar.stages.deliver.faults import without_addresses
 from sidecar.stages.deliver.outliving import LONGEST_S, Outliving
+from sidecar.stages.deliver.unary import Metadata, Reply, UnaryCalls
 from sidecar.stages.deliver.wire import SERVICE
 
-Headers = Sequence[tuple[str, str | bytes]]
 _INFER: Final = "ModelInfer"
 _STREAM: Final = "ModelStreamInfer"
-
-
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """An answer as it came."""
-
-    message: bytes
-    trailers: Headers
 
 
 class Said(Exception):
     """A status with which the model server ended a call, to be told as it is."""
 
-    def __init__(self, status: grpc.StatusCode, words: str, trailers: Headers = ()) -> None:
+    def __init__(self, status: grpc.StatusCode, words: str, trailers: Metadata = ()) -> None:
         super().__init__(f"{status.name}: {words}")
         self.status = status
         self.words = words
@@ -53,9 +44,15 @@ class Passing:
     """
 
     def __init__(
-        self, channel: aio.Channel, outliving: Outliving, cancels: Callable[[], bool], own: str
+        self,
+        channel: aio.Channel,
+        calls: UnaryCalls,
+        outliving: Outliving,
+        cancels: Callable[[], bool],
+        own: str,
     ) -> None:
         self.own = own
+        self._calls = calls
         self._outliving = outliving
         self._cancels = cancels
         self._channel = channel
@@ -64,21 +61,28 @@ class Passing:
             f"{SERVICE}{_STREAM}"
         )
 
-    async def unary(self, method: str, message: bytes, deadline: Deadline, headers: Headers) -> Passed:
+    async def unary(self, method: str, message: bytes, deadline: Deadline, headers: Metadata) -> Reply:
         """Hands a call on. Raises Said."""
-        if method not in self._methods:
-            self._methods[method] = self._channel.unary_unary(f"{SERVICE}{method}")
-        outlives = method == _INFER and not self._cancels() and self._outliving.has_room(len(message))
-        longest = deadline.later(LONGEST_S) if outlives else deadline
-        call = self._methods[method](message, timeout=longest.remaining_s(), metadata=headers or None)
         try:
-            answer = await (self._outliving.hold(call, deadline, len(message)) if outlives else call)
-            return Passed(answer, tuple(await call.trailing_metadata() or ()))
+            if method == _INFER:
+                return await self._infer(message, deadline, headers)
+            if method not in self._methods:
+                self._methods[method] = self._channel.unary_unary(f"{SERVICE}{method}")
+            call = self._methods[method](message, timeout=deadline.remaining_s(), metadata=headers or None)
+            answer = await call
+            return Reply(answer, tuple(await call.trailing_metadata() or ()))
         except TimeoutError:
             raise Said(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
         except aio.AioRpcError as error:
             raise Said.of(error) from error
 
-    def stream(self, deadline: Deadline, headers: Headers) -> aio.StreamStreamCall[bytes, bytes]:
+    def stream(self, deadline: Deadline, headers: Metadata) -> aio.StreamStreamCall[bytes, bytes]:
         """A stream to the model server; whoever has it cancels it."""
         return self._stream(timeout=deadline.remaining_s(), metadata=headers or None)
+
+    async def _infer(self, message: bytes, deadline: Deadline, headers: Metadata) -> Reply:
+        if self._cancels() or not self._outliving.has_room(len(message)):
+            return await self._calls.begin(_INFER, message, deadline.remaining_s(), headers)
+        longest = deadline.later(LONGEST_S)
+        call = self._calls.begin(_INFER, message, longest.remaining_s(), headers)
+        return await self._outliving.run(call, deadline, len(message))

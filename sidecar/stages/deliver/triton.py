@@ -1,7 +1,7 @@
 """The upstream that speaks KServe v2 over gRPC: Triton, and any server of that protocol.
 
-One channel, no state about models. The messages are tritonclient's generated ones, the calls are
-grpc.aio's own: tritonclient's asyncio client takes three times as long for a 2.4 MB input.
+No state about models, and two connections: inferences go by `unary.py`, all else by grpc.aio's own channel. The
+messages are tritonclient's generated ones; its asyncio client takes three times as long for a 2.4 MB input.
 
 Inputs that lie in the arena, and outputs of a size known beforehand, are handed over by place where
 the server takes part in that (see `shared_memory.py`). A call with outputs there is never cancelled at
@@ -37,6 +37,7 @@ from sidecar.stages.deliver.cancelling import survives_cancelling
 from sidecar.stages.deliver.outliving import LONGEST_S, Outliving
 from sidecar.stages.deliver.passing import Passing
 from sidecar.stages.deliver.shared_memory import Handover, Lender, Loan
+from sidecar.stages.deliver.unary import UnaryCalls
 from sidecar.stages.deliver.upstream import Answer, Call, SharedMemory, Signature
 from sidecar.stages.deliver.wire import (
     SERVICE,
@@ -142,7 +143,7 @@ def _release(answer: Answer) -> None:
 
 
 class TritonUpstream:
-    """A model server behind one channel. Made inside a running event loop; closed by `close`.
+    """A model server. Made inside a running event loop; closed by `close`.
 
     `memory` is the arena, where there is one; it must outlive the upstream.
     """
@@ -155,7 +156,7 @@ class TritonUpstream:
         # as the server's failure, where gRPC would log it and hand on None.
         self._metadata: _Unary = self._channel.unary_unary(f"{SERVICE}ModelMetadata")
         self._model_config: _Unary = self._channel.unary_unary(f"{SERVICE}ModelConfig")
-        self._infer: _Unary = self._channel.unary_unary(f"{SERVICE}ModelInfer")
+        self._calls = UnaryCalls(config, SERVICE)
         self._statistics: _Unary = self._channel.unary_unary(f"{SERVICE}ModelStatistics")
         self._server_metadata: _Unary = self._channel.unary_unary(f"{SERVICE}ServerMetadata")
         self._stream: _Stream = self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")
@@ -208,7 +209,8 @@ class TritonUpstream:
             return await self._ask(call, loan, deadline)
         longest = Deadline(None) if loan.outputs else deadline.later(LONGEST_S)
         try:
-            return await self._outliving.run(self._ask(call, loan, longest), deadline, nbytes, _release)
+            asking = asyncio.create_task(self._ask(call, loan, longest), name="infer")
+            return await self._outliving.run(asking, deadline, nbytes, _release)
         except TimeoutError:
             raise faults.of_status(
                 grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", call.model
@@ -216,7 +218,7 @@ class TritonUpstream:
 
     def passing(self) -> Passing:
         """The same connection, for calls that are handed on as they came."""
-        return Passing(self._channel, self._outliving, lambda: self._cancels, self._own)
+        return Passing(self._channel, self._calls, self._outliving, lambda: self._cancels, self._own)
 
     async def stream(self, call: Call, deadline: Deadline) -> AsyncGenerator[Answer, None]:
         """Asks, and yields every response until the model's last.
@@ -270,6 +272,7 @@ class TritonUpstream:
             self._closed = True
             await self._outliving.ended(_CLOSE_S)
             await self._lender.close()
+        await self._calls.close()
         await self._channel.close()
 
     async def _ask(self, call: Call, loan: Loan, deadline: Deadline) -> Answer:
@@ -305,14 +308,12 @@ class TritonUpstream:
         message = self._lay(call, loan)
         loan.ended = False
         try:
-            response = await self._infer(
-                message, timeout=deadline.remaining_s(), metadata=call.headers or None
-            )
+            reply = await self._calls.begin("ModelInfer", message, deadline.remaining_s(), call.headers)
         except aio.AioRpcError as error:
             loan.ended = not faults.is_in_doubt(error.code(), error.details() or "")
             raise
         loan.ended = True
-        return response
+        return reply.message
 
     async def _open(
         self, call: Call, loan: Loan, deadline: Deadline
@@ -386,6 +387,8 @@ class TritonUpstream:
         try:
             yield
         except aio.AioRpcError as error:
+            if self._closed:
+                raise self._gone(model) from None
             meaning = faults.of_status(error.code(), error.details() or "", model)
             if isinstance(meaning, UpstreamUnavailable):
                 self._lender.lost()
