@@ -1,4 +1,4 @@
-"""Makes the chart's values.schema.json and README.md of its values.yaml and of the server's settings; --check only compares.
+"""Makes the chart's values.schema.json and README.md, of values.yaml and the server's settings; --check only compares.
 
 The comment above a key is its documentation, its default tells the type, and lines with @ refine that (see the head of
 values.yaml). Every level of our own is closed; a type that is Kubernetes' own is handed on as it is, and marked so.
@@ -111,7 +111,9 @@ def values(text: str) -> Iterator[Value]:
         if not comment:
             raise ValueError(f"values.yaml does not say what {'.'.join(names)} is: write a comment above it")
         marks = dict(
-            (*each[1:].partition(" ")[::2],) if " " in each else (each[1:], "") for each in comment if each[:1] == "@"
+            (*each[1:].partition(" ")[::2],) if " " in each else (each[1:], "")
+            for each in comment
+            if each[:1] == "@"
         )
         words = " ".join(each for each in comment if each[:1] != "@")
         default = tree
@@ -157,10 +159,11 @@ def settings_schema() -> tuple[Schema, Schema]:
     """The server's settings as a schema, closed at every level, and the definitions that it refers to."""
     whole = pydantic.TypeAdapter(Settings).json_schema(ref_template="#/definitions/{model}")
     definitions = {name: _closed(each) for name, each in sorted(whole.pop("$defs").items())}
-    return _closed(whole), definitions
+    closed: Schema = _closed(whole)
+    return closed, definitions
 
 
-def _closed(node: Any) -> Any:
+def _closed(node: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
     """Without words for people, and no key but those that there are."""
     if isinstance(node, list):
         return [_closed(each) for each in node]
@@ -184,7 +187,9 @@ def readme(found: list[Value]) -> str:
 
 
 def _row(value: Value) -> str:
-    has_keys = isinstance(value.default, dict) and value.default and not value.marks.keys() & {"kubernetes", "map"}
+    has_keys = (
+        isinstance(value.default, dict) and value.default and not value.marks.keys() & {"kubernetes", "map"}
+    )
     default = "" if has_keys else f"`{json.dumps(value.default, ensure_ascii=False)}`"
     words = value.words.replace("|", "\\|")
     if "kubernetes" in value.marks:
