@@ -147,7 +147,7 @@ def _of(value: Value, settings: Schema) -> Schema:
         return made | {"$comment": f"Kubernetes' own: {value.marks['kubernetes']}"}
     if "map" in value.marks:
         return made | {"additionalProperties": {"type": value.marks["map"]}}
-    refined = yaml.safe_load(value.marks.get("schema", "{}"))
+    refined: Schema = yaml.safe_load(value.marks.get("schema", "{}"))
     if made["type"] == "object":
         made["additionalProperties"] = False
         if "additionalProperties" not in refined:

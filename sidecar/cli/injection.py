@@ -171,7 +171,7 @@ def _shared_volume(pod: Spec, server: Spec) -> Spec | None:
     if (volume.get("emptyDir") or {}).get("medium") != "Memory":
         raise SettingsError(
             f"the container {server['name']} has the volume {names[0]} at {_SHM}, which is no emptyDir of "
-            "medium Memory: the sidecar cannot share it; make it one, or take the mount away and have this put its own there",
+            "medium Memory: the sidecar cannot share it; make it one, or take the mount away for one of this command's",
             key="volumeMounts",
             value=names[0],
         )

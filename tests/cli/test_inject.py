@@ -287,6 +287,7 @@ class TestTheStream:
         assert len(made.triton["volumeMounts"]) == 2
         assert made.pod["containers"][1]["volumeMounts"] == [{"name": "a", "mountPath": "/a"}]
 
+    @pytest.mark.full
     def test_it_runs_in_a_pipe(self) -> None:
         command = [sys.executable, "-m", "sidecar", "inject"]
         ended = subprocess.run(

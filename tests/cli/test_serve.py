@@ -13,6 +13,7 @@ from inference_client import Client, Retries, ShuttingDown
 from tests.serving import serving
 
 
+@pytest.mark.full
 def test_on_sigusr1_new_calls_are_refused_and_it_stays_until_it_is_stopped(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         server.awaits(lambda: is_serving(server.address))
