@@ -39,6 +39,7 @@ _RECIPE_FILES: Final = (
     "video_preprocessor_config.json",
     "config.json",
 )
+_MAP_KEY: Final = re.compile(r"[-._a-zA-Z0-9]+")
 # By YAML 1.2, 9.1.2: at a line's start it ends a document, whatever that is in the middle of.
 _MARKER: Final = re.compile(r"^(?=---(?:\s|$))", re.MULTILINE)
 
@@ -310,7 +311,7 @@ def _settings(own: Spec, file: Path | None) -> tuple[Spec, Mapping[str, Mapping[
     if file is None:
         return own, {}
     load_settings(file, {})
-    given = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    given = _without_nulls(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
     for key, long in (("triton", "address"), ("workers", "processes")):
         if key in given and not isinstance(given[key], dict | None):
             given[key] = {long: given[key]}
@@ -319,14 +320,45 @@ def _settings(own: Spec, file: Path | None) -> tuple[Spec, Mapping[str, Mapping[
         recipe = (model or {}).get("recipe")
         if recipe is None or Path(recipe).is_absolute():
             continue
-        folder = file.parent / recipe
-        recipes[name] = {
-            each: (folder / each).read_text(encoding="utf-8")
-            for each in _RECIPE_FILES
-            if (folder / each).is_file()
-        }
+        recipes[name] = _recipe(str(name), file.parent / recipe)
         model["recipe"] = f"recipes/{name}"
     return _laid(own, given), recipes
+
+
+def _recipe(model: str, folder: Path) -> Mapping[str, str]:
+    """The files of a recipe by name. Raises SettingsError where there are none, or a ConfigMap cannot hold them."""
+    key = f"models.{model}.recipe"
+    files = {
+        each: (folder / each).read_text(encoding="utf-8")
+        for each in _RECIPE_FILES
+        if (folder / each).is_file()
+    }
+    if not files:
+        raise SettingsError(
+            f"`{key}` is {folder}, and none of {', '.join(_RECIPE_FILES)} is there: name the directory with the "
+            "model's files, or an absolute path that a volume of the pod has",
+            key=key,
+            value=folder,
+        )
+    if not _MAP_KEY.fullmatch(model):
+        raise SettingsError(
+            f"the model {model!r} has a recipe, whose files become keys of a ConfigMap: its name may have letters, "
+            "digits, `-`, `_` and `.` only; name it so, and the model server's name by `upstream`",
+            key=key,
+            value=model,
+        )
+    return files
+
+
+def _without_nulls(given: Any) -> Any:  # noqa: ANN401 - trees of settings
+    """A null takes back what sources before it say, and there is none before but what the container needs; only
+    `triton` may be none.
+    """
+    if not isinstance(given, dict):
+        return given
+    return {
+        key: _without_nulls(value) for key, value in given.items() if value is not None or key == "triton"
+    }
 
 
 def _laid(under: Any, over: Any) -> Any:  # noqa: ANN401 - trees of settings

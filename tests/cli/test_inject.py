@@ -191,6 +191,11 @@ class TestSettings:
         assert yaml.safe_load(text)["triton"] == {"address": "elsewhere:1"}
         assert yaml.safe_load(text)["workers"] == {"processes": 3}
 
+    def test_null_leaves_what_the_container_needs(self, inject: Inject, tmp_path: Path) -> None:
+        (tmp_path / "s.yaml").write_text("triton: null\nserver: null\nlimits: {items: null}")
+        text = inject(deployment(), "--config", str(tmp_path / "s.yaml")).config_map["data"]["config.yaml"]
+        assert yaml.safe_load(text) == PART["config"] | {"triton": None, "limits": {}}
+
     def test_only_what_takes_a_restart_rolls_the_pods(self, inject: Inject, settings: Path) -> None:
         def digest(text: str) -> str:
             settings.write_text(text)
@@ -407,6 +412,15 @@ class TestRefusals:
     def test_settings_that_the_server_would_not_take(self, inject: Inject, tmp_path: Path) -> None:
         (tmp_path / "s.yaml").write_text("sever: {}")
         assert "unknown key `sever`" in inject.refused(deployment(), "--config", str(tmp_path / "s.yaml"))
+
+    def test_a_recipe_that_is_not_there(self, inject: Inject, tmp_path: Path) -> None:
+        (tmp_path / "s.yaml").write_text("models: {a: {recipe: nowhere}}")
+        told = inject.refused(deployment(), "--config", str(tmp_path / "s.yaml"))
+        assert "none of preprocessor_config.json" in told
+
+    def test_a_recipe_that_no_config_map_can_hold(self, inject: Inject, settings: Path) -> None:
+        settings.write_text("models: {a/b: {recipe: clip}}")
+        assert "`upstream`" in inject.refused(deployment(), "--config", str(settings))
 
     def test_settings_that_listen_elsewhere_than_probes_look(self, inject: Inject, tmp_path: Path) -> None:
         (tmp_path / "s.yaml").write_text("server: {listen: ['0.0.0.0:1']}")

@@ -25,10 +25,8 @@ imagePullPolicy: {{ .image.pullPolicy }}
 {{- if include "multimodal-sidecar.isNative" $ }}
 restartPolicy: Always
 {{- end }}
-command: [sidecar, serve, --config, /etc/sidecar/config.yaml]
-{{- with .extraArgs }}
-args: {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- /* The image's own entry point stays: an init that reaps orphans and hands signals on. */}}
+args: {{- concat (list "serve" "--config" "/etc/sidecar/config.yaml") .extraArgs | toYaml | nindent 2 }}
 {{- with .extraEnv }}
 env: {{- include "multimodal-sidecar.laid" (list "name" .) | fromJsonArray | toYaml | nindent 2 }}
 {{- end }}
