@@ -121,6 +121,7 @@ class TestContainer:
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert context["seccompProfile"] == {"type": "RuntimeDefault"}
         assert made.pod["automountServiceAccountToken"] is False
+        assert made.pod["enableServiceLinks"] is False
         assert made.one("ServiceAccount")["automountServiceAccountToken"] is False
         assert {"name": "multimodal-sidecar-tmp", "mountPath": "/tmp"} in made.sidecar["volumeMounts"]
 

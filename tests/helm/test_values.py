@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,12 @@ def test_every_level_is_closed_but_those_that_are_kubernetes_own() -> None:
 
 def test_the_settings_below_config_are_all_that_the_server_has() -> None:
     assert SCHEMA["properties"]["config"]["properties"].keys() == set(Settings.__dataclass_fields__)
+
+
+def test_the_chart_is_of_the_version_that_the_project_is() -> None:
+    project = tomllib.loads((CHART.parents[1] / "pyproject.toml").read_text())["project"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (project["version"], project["version"])
 
 
 def test_a_value_without_words_is_refused() -> None:
