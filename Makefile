@@ -6,7 +6,7 @@ RUN := .venv/bin/python
 
 .PHONY: help
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install everything into .venv (all other verbs do it for you)
@@ -41,6 +41,14 @@ bench: setup testbed ## run the benchmarks and write bench/results/
 	@scripts/peers.sh
 	@$(RUN) -m bench; status=$$?; $(RUN) scripts/figures.py && exit $$status
 
+.PHONY: chart
+chart: setup ## make what is made of the Helm chart: its schema, its page, what sidecar inject adds
+	@scripts/chart.sh make
+
+.PHONY: chart-test
+chart-test: setup ## hold the chart against Helm, Kubernetes' schemas and policies
+	@scripts/chart.sh test
+
 .PHONY: protos
 protos: setup ## generate the contract's Python code anew
 	@scripts/protos.sh
@@ -51,4 +59,4 @@ lock: setup ## resolve requirements/*.in anew into the lock files
 
 .PHONY: clean
 clean: ## remove what the verbs made
-	rm -rf .venv .venv-models .venv-simd .venv-peers .triton .cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-models .venv-simd .venv-peers .venv-chart .venv-checkov scripts/chart_schemas/node_modules .triton .cache .mypy_cache .ruff_cache .import_linter_cache

@@ -30,4 +30,6 @@ if grep -nE '://' requirements/*.lock; then exit 1; fi
 say "figures in the docs are those of bench/results"
 $bin/python scripts/figures.py --check
 $bin/python scripts/parity_table.py --check
+say "the chart's schema and page are made of its values and of the settings"
+$bin/python scripts/chart_docs.py --check
 say "all is well"

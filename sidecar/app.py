@@ -78,6 +78,7 @@ class App:
         self.finished_drain = True
         self._planner: Planner | None = None
         self._watcher: Watcher | None = None
+        self._server: Server | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[App]:
@@ -166,7 +167,9 @@ class App:
             uploads = UploadRoom(
                 min(settings.server.uploads_bytes, media_bytes), settings.server.upload_idle_s
             )
-            server = _server(settings, catalogue, upstream, pipeline, uploads, replays, metrics, seen)
+            server = self._server = _server(
+                settings, catalogue, upstream, pipeline, uploads, replays, metrics, seen
+            )
             await server.start()
             parts.push_async_callback(self._stop, server)
             self.addresses = server.addresses
@@ -222,6 +225,11 @@ class App:
         self._settings = live
         if restart := changed_keys(live, settings):
             log.warning("changed in the settings, and takes a restart: %s", ", ".join(restart))
+
+    def refuse(self) -> None:
+        """Refuses new calls and finishes those under way, while all goes on: for who is to be stopped in a while."""
+        if self._server is not None:
+            log.info("refusing new calls: %d in flight", self._server.refuse())
 
     async def _stop(self, server: Server) -> None:
         self.finished_drain = await server.stop()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from sidecar.cli import doctor, plan, recipe, top, tune
+from sidecar.cli import doctor, inject, plan, recipe, top, tune
 from sidecar.cli.bench import bench
 from sidecar.cli.serve import serve
 from sidecar.errors import SetupError
@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
             description="Send a corpus to a server of its own under one plan after the other, and say which does most.",
         )
     )
+    inject.add_arguments(
+        commands.add_parser(
+            "inject",
+            help="add the sidecar to a Kubernetes workload: YAML in, YAML out",
+            description="Read Kubernetes objects, put the sidecar beside their model server, write them.",
+        )
+    )
     planning = commands.add_parser(
         "plan",
         help="say which threads the server would run here, and why",
@@ -94,6 +101,7 @@ _ASKED: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "doctor": doctor.doctor,
     "top": top.top,
     "tune": tune.tune,
+    "inject": inject.inject,
 }
 
 

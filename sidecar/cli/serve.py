@@ -1,4 +1,8 @@
-"""`sidecar serve`: the server in the foreground, on uvloop, until it is told to stop."""
+"""`sidecar serve`: the server in the foreground, on uvloop, until it is told to stop.
+
+SIGTERM and SIGINT drain it and end it. SIGUSR1 only has it refuse what is new: a native sidecar is told to stop after
+the model server has gone, too late to finish anything, and its preStop hook sends this beforehand.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +59,7 @@ async def _serve(settings: Settings, load: Callable[[], Settings], file: Path | 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     app = App(settings)
+    loop.add_signal_handler(signal.SIGUSR1, app.refuse)
     async with app.running():
         keep_objects()
         reloading = asyncio.create_task(Reload(load, app.reconfigure, file).watch())

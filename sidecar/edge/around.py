@@ -177,6 +177,10 @@ class Drain:
         context.add_done_callback(lambda _call: self._done())  # type: ignore[arg-type]  # the stub asks for a class
         yield
 
+    @property
+    def has_begun(self) -> bool:
+        return self._draining
+
     def begin(self) -> int:
         """Refuses new calls from now on; returns how many are in flight."""
         self._draining = True

@@ -121,17 +121,21 @@ class Server:
         log.info("serving on %s", ", ".join(self.addresses))
 
     def ready(self) -> None:
-        """Tells that requests can be answered."""
-        self._health.set(SERVICE, serving=True)
+        """Tells that requests can be answered, unless they are refused already."""
+        self._health.set(SERVICE, serving=not self._drain.has_begun)
 
     def unready(self) -> None:
         """Tells that requests cannot be answered at present."""
         self._health.set(SERVICE, serving=False)
 
+    def refuse(self) -> int:
+        """Refuses new calls from now on, finishes the others and stays; returns how many these are."""
+        self._health.set(SERVICE, serving=False)
+        return self._drain.begin()
+
     async def stop(self) -> bool:
         """Drains and stops. Returns whether every accepted call was finished within the bound."""
-        self._health.set(SERVICE, serving=False)
-        in_flight = self._drain.begin()
+        in_flight = self.refuse()
         log.info("draining: %d calls in flight, up to %.0f s", in_flight, self._config.drain_s)
         finished = True
         try:

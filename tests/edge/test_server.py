@@ -131,6 +131,26 @@ class TestDrain:
                 assert len(tokens) == 20
             assert await asyncio.to_thread(sidecar.process.wait, 30) == 0
 
+    def test_new_calls_can_be_refused_while_it_stays(self) -> None:
+        async def refuse() -> None:
+            sidecar.app.refuse()
+
+        with running(CLIP) as sidecar, Client(sidecar.address, retries=Retries(attempts=1)) as client:
+            client.preprocess("clip", picture())
+            sidecar.do(refuse())
+            with pytest.raises(inference_client.ShuttingDown):
+                client.preprocess("clip", picture())
+            assert client.thread_plan().numbers
+            with grpc.insecure_channel(sidecar.address) as channel:
+                health = health_pb2_grpc.HealthStub(channel)
+                told = health.Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=10).status
+                assert told == health_pb2.HealthCheckResponse.NOT_SERVING
+                assert (
+                    health.Check(health_pb2.HealthCheckRequest(), timeout=10).status
+                    == health_pb2.HealthCheckResponse.SERVING
+                )
+        assert sidecar.app.finished_drain
+
     async def test_a_large_reply_to_a_slow_reader_is_finished_before_the_server_goes(self) -> None:
         with running(CLIP) as sidecar:
             before = finished(sidecar)
