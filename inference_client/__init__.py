@@ -101,7 +101,8 @@ from inference_client.errors import (
     WrongStream,
 )
 from inference_client.hedges import Hedges
-from inference_client.items import Item, MediaItem, audio, image, media
+from inference_client.identity import Tls, token_file
+from inference_client.items import Item, MediaItem, audio, image, link, media
 from inference_client.plan import BudgetBound, PlanChange, PlanNumber, ThreadPlan
 from inference_client.results import (
     AudioInfo,
@@ -203,6 +204,7 @@ __all__ = [
     "StreamOutputs",
     "TensorSpec",
     "ThreadPlan",
+    "Tls",
     "TransportError",
     "Unaffordable",
     "Unauthenticated",
@@ -223,5 +225,7 @@ __all__ = [
     "WrongStream",
     "audio",
     "image",
+    "link",
     "media",
+    "token_file",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from sidecar.cli import doctor, plan, recipe, top, tune
+from sidecar.cli import doctor, plan, recipe, token, top, tune
 from sidecar.cli.bench import bench
 from sidecar.cli.serve import serve
 from sidecar.errors import SetupError
@@ -63,6 +63,13 @@ def _parser() -> argparse.ArgumentParser:
             description="Send a corpus to a server of its own under one plan after the other, and say which does most.",
         )
     )
+    token.add_arguments(
+        commands.add_parser(
+            "token",
+            help="make a token for a tenant",
+            description="Make a token, to standard output, and its line for `callers.tokens`, to standard error.",
+        )
+    )
     planning = commands.add_parser(
         "plan",
         help="say which threads the server would run here, and why",
@@ -94,6 +101,7 @@ _ASKED: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "doctor": doctor.doctor,
     "top": top.top,
     "tune": tune.tune,
+    "token": token.token,
 }
 
 
