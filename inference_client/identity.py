@@ -16,7 +16,7 @@ from typing import TypeAlias
 import grpc
 
 _Path: TypeAlias = "str | os.PathLike[str]"
-Token: TypeAlias = "str | Callable[[], str]"
+Token: TypeAlias = str | Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Bearer:
         *,
         is_safe: bool,
     ) -> None:
-        """`is_safe`: the calls are by TLS, or may go in the clear. Raises ValueError for a token that would, and may not."""
+        """`is_safe`: the calls are by TLS, or may go in the clear. Raises ValueError for a token that may not."""
         self._always = always
         self._token = token
         far = [address for address in addresses if not _is_near(address)]
@@ -76,7 +76,7 @@ class Bearer:
             )
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """For one call. Raises ValueError for a token that gRPC cannot carry, and what the token's own function raises."""
+        """For one call. Raises ValueError for a token that gRPC cannot carry, and what the token's function raises."""
         token = self._token if isinstance(self._token, str) else self._token()
         if not token:
             return self._always

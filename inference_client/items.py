@@ -46,8 +46,8 @@ class PillowImage(Protocol):
 class Item:
     """One media item, ready to send: bytes at hand, a file that is read when it is sent, or an address.
 
-    `size` is the encoded size in bytes, 0 of an address: `content` is empty then, and `uri` has it. `content_type` and `name` are empty unless the caller gave
-    them; a file's name is that of its last path component.
+    `size` is the encoded size in bytes, 0 of an address: `content` is empty then, and `uri` has it. `content_type` and
+    `name` are empty unless the caller gave them; a file's name is that of its last path component.
     """
 
     content: bytes | Path

@@ -24,7 +24,7 @@ import yaml
 
 from sidecar.arena.arena import ArenaConfig
 from sidecar.catalogue import ModelConfig
-from sidecar.edge.callers.door import CallersConfig
+from sidecar.edge.callers.config import CallersConfig
 from sidecar.edge.certificates import TlsConfig
 from sidecar.edge.connections import ConnectionsConfig
 from sidecar.edge.fetch.fetcher import FetchConfig

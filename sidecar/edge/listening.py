@@ -1,8 +1,8 @@
 """Binds a gRPC server to addresses: ports by TLS where there is any, sockets of this machine by their modes.
 
 gRPC's Python binding does not tell a handler who is at the other end of a socket (`peer()` is "unix:" for everybody),
-so who may connect is what the kernel checks: the right to write to the socket's file. It is made for its owner alone and
-opened further only once it is there, so that there is no moment in which others could connect.
+so who may connect is what the kernel checks: the right to write to the socket's file. It is made for its owner alone
+and opened further only once it is there, so that there is no moment in which others could connect.
 """
 
 from __future__ import annotations

@@ -1,16 +1,15 @@
 """The door before every method of the server, whatever service: who calls, and whether that caller may.
 
-It stands where gRPC has a call's headers and nothing else, so a caller who is refused has sent its message in vain, and
-nobody has read it. Certificates were seen to by TLS before; which of them may come in, and who they are, is asked when a
-method of ours is entered, where gRPC tells. Nothing of a token is kept, logged or answered.
+It stands where gRPC has a call's headers and nothing else, so a caller who is refused has sent its message in vain,
+and nobody has read it. Certificates were seen to by TLS before; which of them may come in, and who they are, is asked
+when a method of ours is entered, where gRPC tells. Nothing of a token is kept, logged or answered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from grpc import aio
@@ -19,12 +18,14 @@ from multimodal.v1 import diagnostics_pb2
 from sidecar.edge import receive, respond
 from sidecar.edge.around import Context
 from sidecar.edge.callers.caller import CALLER, HEADER, Caller, Tokens
-from sidecar.edge.callers.key_set import KeySource, key_source
-from sidecar.edge.callers.signed import JwtConfig, SignedTokens
+from sidecar.edge.callers.config import CallersConfig
 from sidecar.edge.callers.token_file import TokenFile
 from sidecar.edge.certificates import TlsConfig
 from sidecar.errors import PermissionDenied, SidecarError, Unauthenticated
 from sidecar.observe.metrics import Metrics
+
+if TYPE_CHECKING:
+    from sidecar.edge.callers.key_set import KeySource
 
 _Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -37,23 +38,6 @@ _FOR_OPERATORS: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CallersConfig:
-    """Who may call. Without `tokens` and `jwt.keys` nobody is asked for a token.
-
-    `tokens`: a file of tenants and the SHA-256 of their tokens; `jwt`: signed tokens. `health`: whether probes need a
-    token too ("closed") or not ("open"). Of callers who are known, by token or certificate, `operators` are the tenants
-    who may use Diagnostics and change the model server's repository, log and trace settings, and `gateways` those who
-    may name another tenant in `gate.tenant_key`, for whom they call.
-    """
-
-    tokens: str = ""
-    jwt: JwtConfig = field(default_factory=JwtConfig)
-    health: Literal["open", "closed"] = "open"
-    operators: tuple[str, ...] = ()
-    gateways: tuple[str, ...] = ()
-
-
 class Callers:
     """Knows callers. Raises SettingsError for files that cannot be used."""
 
@@ -64,9 +48,14 @@ class Callers:
         self._tenant_key = tenant_key
         self._operators = frozenset(config.operators)
         self._file = TokenFile(Path(config.tokens)) if config.tokens else None
-        self._keys: KeySource | None = key_source(config.jwt) if config.jwt.keys else None
+        self._keys: KeySource | None = None
         self._signed: Tokens | None = None
-        if self._keys is not None:
+        if config.jwt.keys:
+            # PyJWT and what it stands on take 0.1 s to load, which only those pay who take signed tokens.
+            from sidecar.edge.callers.key_set import key_source  # noqa: PLC0415
+            from sidecar.edge.callers.signed import SignedTokens  # noqa: PLC0415
+
+            self._keys = key_source(config.jwt)
             self._signed = SignedTokens(config.jwt, self._keys.keys, missing=self._keys.missing)
 
     @property

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sidecar.edge import http
-from sidecar.edge.callers.signed import JwtConfig, Keys, read_keys
+from sidecar.edge.callers.config import JwtConfig
+from sidecar.edge.callers.signed import Keys, read_keys
 from sidecar.edge.fetch import url
 from sidecar.edge.fetch.fetcher import resolved, trust
 from sidecar.edge.watched import Watched

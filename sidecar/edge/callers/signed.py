@@ -12,16 +12,13 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import jwt
-from annotated_types import Ge, Gt
 
 from sidecar.edge.callers.caller import Caller
-from sidecar.errors import SettingsError, Unauthenticated
-
-Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+from sidecar.edge.callers.config import JwtConfig
+from sidecar.errors import Unauthenticated
 
 # Verified tokens that are remembered: one a user of a busy gateway; some 400 bytes each. Out of the air.
 _MOST_REMEMBERED: Final = 4096
@@ -31,37 +28,6 @@ _REMEMBERED_S: Final = 60.0
 _MOST_KEYS: Final = 100
 # As for a tenant that callers name themselves (edge/receive.py).
 _MOST_OF_A_TENANT: Final = 128
-
-
-@dataclass(frozen=True, slots=True)
-class JwtConfig:
-    """`keys`: a JWKS, as a file or as an https:// address; empty takes no signed tokens. `issuer` and `audience`: the
-    `iss` and `aud` that tokens must have. `algorithms`: those that are taken. `tenant`: the claim that names a tenant.
-    `leeway_s`: by how much clocks may differ, in seconds. `renew_s`: how often an address is asked again; `stale_s`:
-    how long its keys are good when it does not answer. `ca`: a PEM file of the authorities for that address, empty for
-    the system's.
-    """
-
-    keys: str = ""
-    issuer: str = ""
-    audience: str = ""
-    algorithms: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
-    tenant: str = "sub"
-    leeway_s: Annotated[float, Ge(0)] = 30.0
-    renew_s: Annotated[float, Gt(0)] = 300.0
-    stale_s: Annotated[float, Gt(0)] = 86_400.0
-    ca: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.keys:
-            return
-        for key in ("issuer", "audience", "algorithms", "tenant"):
-            if not getattr(self, key):
-                raise SettingsError(
-                    f"`callers.jwt.{key}` is empty: name it, or tokens that were made for others would be good here",
-                    key=f"callers.jwt.{key}",
-                    value="",
-                )
 
 
 Keys = Mapping[str, jwt.PyJWK]

@@ -3,8 +3,8 @@ redirect.
 
 A name is resolved once a hop, every address that it has must be one that may be connected to, and the connection goes
 to one of those very addresses: a name that resolves to another one a moment later changes nothing. No credentials go
-along. It holds no worker and no place in the gate's queue; what it has read counts against the uploads' room. What comes is
-media like any other: probe says what it is, whatever its server says.
+along. It holds no worker and no place in the gate's queue; what it has read counts against the uploads' room. What
+comes is media like any other: probe says what it is, whatever its server says.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ _MOST_TRIED: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class FetchConfig:
-    """`hosts`: names that media may be fetched from, "*.example.com" for all below one, "*" for every public one; empty,
-    the default, fetches nothing. `schemes`: https, and http where it is listed. `ports`: those besides the schemes'
-    own. `allow_networks`: networks that may be connected to though they are not public: a private cluster's, or a
-    test's. `bytes`: of one item. `timeout_s`: for one item, redirects and all. `redirects`: how many are followed.
-    `concurrent`: fetches at once; `queued`: how many may wait. `ca`: a PEM file of authorities; empty for the system's.
+    """`hosts`: names that media may be fetched from, "*.example.com" for all below one, "*" for every public one;
+    empty, the default, fetches nothing. `schemes`: https, and http where it is listed. `ports`: those besides the
+    schemes' own. `allow_networks`: networks that may be connected to though they are not public: a private
+    cluster's, or a test's. `bytes`: of one item. `timeout_s`: for one item, redirects and all. `redirects`: how
+    many are followed. `concurrent`: fetches at once; `queued`: how many may wait. `ca`: a PEM file of authorities;
+    empty for the system's.
     """
 
     hosts: tuple[str, ...] = ()

@@ -1,8 +1,8 @@
 """Which IP addresses may be connected to for a caller: public ones, and those that the operator allows. Pure.
 
 The tables are those of IANA's registries of special-purpose addresses (RFC 6890 and what updates it). Of IPv6 all is
-refused that is not global unicast, and every form that carries an IPv4 address inside: what it leads to is not seen from
-it. Where clouds serve credentials to whoever asks is refused always, even in a network that is allowed.
+refused that is not global unicast, and every form that carries an IPv4 address inside: what it leads to is not seen
+from it. Where clouds serve credentials to whoever asks is refused always, even in a network that is allowed.
 """
 
 from __future__ import annotations
