@@ -73,16 +73,19 @@ class FetchConfig:
 
     def __post_init__(self) -> None:
         for host in self.hosts:
+            name = host.removeprefix("*.") if host != "*" else "any"
             try:
-                url.check_host(host.removeprefix("*.") if host != "*" else "a")
+                is_name = url.check_host(name) == name
             except ValueError:
+                is_name = False
+            if not is_name:
                 allowed = 'names in lower case, IP addresses, "*.example.com" and "*"'
                 raise SettingsError(
                     f"`fetch.hosts` has {host!r}: allowed are {allowed}",
                     key="fetch.hosts",
                     value=host,
                     allowed=allowed,
-                ) from None
+                )
         networks(self)
 
 

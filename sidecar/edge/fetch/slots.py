@@ -37,10 +37,7 @@ class Slots:
         try:
             yield
         finally:
-            self._running[tenant] -= 1
-            if not self._running[tenant]:
-                del self._running[tenant]
-            self._give()
+            self._end(tenant)
 
     async def _turn(self, tenant: str) -> None:
         if self.waiting >= self._most_waiting:
@@ -57,12 +54,17 @@ class Slots:
         except BaseException:
             if turn.done() and not turn.cancelled():
                 # Given in the moment in which its caller left.
-                self._running[tenant] -= 1
-                self._give()
+                self._end(tenant)
             else:
                 self._waiting[tenant].remove(turn)
                 self._forget(tenant)
             raise
+
+    def _end(self, tenant: str) -> None:
+        self._running[tenant] -= 1
+        if not self._running[tenant]:
+            del self._running[tenant]
+        self._give()
 
     def _give(self) -> None:
         """To the first who waits of the tenant with the fewest under way."""

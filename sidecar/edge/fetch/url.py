@@ -79,9 +79,12 @@ def check_host(text: str) -> str:
     """A host's one spelling. Raises ValueError."""
     if ":" in text:
         try:
-            return str(ipaddress.IPv6Address(text))
+            address = ipaddress.IPv6Address(text)
         except ValueError:
             raise ValueError("its host is no IPv6 address") from None
+        if address.scope_id is not None:
+            raise ValueError("its host is of this machine's own network")
+        return str(address)
     host = text.lower().removesuffix(".")
     if len(host) > _MOST_OF_A_NAME or _NAME.fullmatch(host) is None:
         raise ValueError("its host is no name")
