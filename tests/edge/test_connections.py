@@ -73,9 +73,7 @@ class Raw:
     async def sent_away(self) -> list[int]:
         """Waits for the connection's end; the errors that it was sent away with, none where it just ended."""
         async with asyncio.timeout(PATIENCE_S):
-            return [
-                int.from_bytes(payload[4:8]) async for kind, payload in self.frames() if kind == GOAWAY
-            ]
+            return [int.from_bytes(payload[4:8]) async for kind, payload in self.frames() if kind == GOAWAY]
 
     async def close(self) -> None:
         self.writer.transport.abort()

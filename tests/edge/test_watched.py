@@ -74,7 +74,9 @@ def test_it_is_looked_at_once_a_second_at_most(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"bad", b"x" * (16 * 1024 * 1024 + 1)])
-def test_what_cannot_be_used_at_the_start_is_told_by_its_key_and_file(tmp_path: Path, content: bytes | None) -> None:
+def test_what_cannot_be_used_at_the_start_is_told_by_its_key_and_file(
+    tmp_path: Path, content: bytes | None
+) -> None:
     file = tmp_path / "a"
     if content is not None:
         file.write_bytes(content)

@@ -433,11 +433,11 @@ class TestBounds:
         room = UploadRoom(2**20, 10)
         task = asyncio.create_task(fetch(fetcher(web, room=room), f"http://media.test:{web.port}/n"))
         async with asyncio.timeout(PATIENCE_S):
-            while not web.open:
+            while not web.open:  # noqa: ASYNC110 - the kernel tells nobody
                 await asyncio.sleep(0.001)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            while web.open:
+            while web.open:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.001)
         assert room.held == 0
 
