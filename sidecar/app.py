@@ -215,7 +215,10 @@ class App:
             diagnostics = Diagnostics(watcher, surroundings, catalogue, self_check, planner)
             metrics.watch(lambda: readings.verdict_readings(watcher))
             pages = StatusPages(asyncio.get_running_loop(), diagnostics)
-            self.metrics_address = parts.enter_context(metrics.served(settings.metrics, pages.serve))
+            shown = (
+                pages.serve if settings.metrics.status and settings.server.diagnostics else lambda _path: None
+            )
+            self.metrics_address = parts.enter_context(metrics.served(settings.metrics, shown))
             yield _Observation(journal, tracing, self_check, diagnostics)
 
     def reconfigure(self, settings: Settings) -> None:
