@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from inference_client import Tls, token_file
-from inference_client.identity import Token
+from inference_client.identity import Bearer, Token
 from sidecar.errors import SettingsError
 
 
@@ -55,6 +55,7 @@ def identity(options: argparse.Namespace) -> Identity:
         if options.token_file:
             token = token_file(options.token_file)
             token()
+        Bearer((), token, [options.address], is_safe=tls is not None or options.token_in_clear)
     except (OSError, ValueError) as error:
         raise SettingsError(f"a flag cannot be followed: {error}", key="", value="") from None
     return Identity(tls=tls, token=token, token_in_clear=options.token_in_clear)

@@ -343,6 +343,8 @@ class TestBeside:
         assert run(["doctor", *whom], {}) == 2
         assert "authorization" in capsys.readouterr().err
         assert run(["top", "--once", *whom, "--token-file", str(tmp_path / "none")], {}) == 2
+        assert run(["doctor", "10.0.0.1:1", "--token-file", str(file)], {}) == 2
+        assert "in the clear" in capsys.readouterr().err
 
 
 class TestFetching:

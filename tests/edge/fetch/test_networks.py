@@ -57,7 +57,7 @@ def test_networks_that_are_allowed_may_be_connected_to_but_for_metadata_and_scop
     assert why_not("fe80::1%eth0", [ipaddress.ip_network("fe80::/10")])
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.ip_addresses())
 def test_what_python_does_not_call_global_is_refused(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
