@@ -65,6 +65,10 @@ from inference_client.errors import (
     CapacityError,
     CorruptMedia,
     DeadlineExceeded,
+    FetchError,
+    FetchFailed,
+    FetchRefused,
+    FetchUnavailable,
     FieldViolation,
     InternalError,
     InvalidInput,
@@ -74,12 +78,14 @@ from inference_client.errors import (
     MislabelledMedia,
     ModelMismatch,
     Overloaded,
+    PermissionDenied,
     ServerUnavailable,
     SetupError,
     ShuttingDown,
     SidecarError,
     TransportError,
     Unaffordable,
+    Unauthenticated,
     UnknownModel,
     UnsupportedMedia,
     UpstreamBusy,
@@ -95,7 +101,8 @@ from inference_client.errors import (
     WrongStream,
 )
 from inference_client.hedges import Hedges
-from inference_client.items import Item, MediaItem, audio, image, media
+from inference_client.identity import Tls, token_file
+from inference_client.items import Item, MediaItem, audio, image, link, media
 from inference_client.plan import BudgetBound, PlanChange, PlanNumber, ThreadPlan
 from inference_client.results import (
     AudioInfo,
@@ -143,6 +150,10 @@ __all__ = [
     "Diagnosis",
     "Estimate",
     "EstimateOptions",
+    "FetchError",
+    "FetchFailed",
+    "FetchRefused",
+    "FetchUnavailable",
     "FieldViolation",
     "Finding",
     "Finished",
@@ -173,6 +184,7 @@ __all__ = [
     "ModelState",
     "ModelTimes",
     "Overloaded",
+    "PermissionDenied",
     "PlanChange",
     "PlanNumber",
     "Prepared",
@@ -194,8 +206,10 @@ __all__ = [
     "StreamOutputs",
     "TensorSpec",
     "ThreadPlan",
+    "Tls",
     "TransportError",
     "Unaffordable",
+    "Unauthenticated",
     "UnknownModel",
     "UnsupportedMedia",
     "UpstreamBusy",
@@ -213,5 +227,7 @@ __all__ = [
     "WrongStream",
     "audio",
     "image",
+    "link",
     "media",
+    "token_file",
 ]

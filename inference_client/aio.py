@@ -52,6 +52,7 @@ from inference_client.diagnosis import Diagnosis, SelfCheck
 from inference_client.errors import CallCancelled, SidecarError
 from inference_client.hedges import Answered, Ended, Failed, Hedger, Hedges, Lines, Pause, Send, Steps, Wait
 from inference_client.held import AsyncHeld, held_rpcs
+from inference_client.identity import Bearer, Tls, Token, transport
 from inference_client.items import MediaItem, are_at_hand, listed
 from inference_client.plan import ThreadPlan
 from inference_client.replies import StreamReader
@@ -92,15 +93,23 @@ class AsyncClient:
         tenant_key: str = DEFAULT_TENANT_KEY,
         priority: Priority | str | None = None,
         ask_first: AskFirst = "auto",
+        tls: Tls | None = None,
+        token: Token = "",
+        token_in_clear: bool = False,
     ) -> None:
         self.address = address
-        self._credentials = credentials
         self._timeout = timeout
         self._asking = Asking(ask_first)
         self._calls = Calls(upload_threshold, priority, self._asking)
         self._upload_threshold = upload_threshold
-        self._metadata = tenant_metadata(tenant, tenant_key)
         self._lines = Lines.of(address, retries, hedges)
+        self._credentials, self._named = transport(credentials, tls)
+        self._bearer = Bearer(
+            tenant_metadata(tenant, tenant_key),
+            token,
+            [line.address for line in self._lines.all()],
+            is_safe=self._credentials is not None or token_in_clear,
+        )
         self._hedger = None if hedges is None else Hedger(hedges, self._lines)
         self._channels: dict[Line, grpc.aio.Channel] = {}
         self._rpcs: dict[Line, Mapping[str, Callable[..., Any]]] = {}
@@ -297,7 +306,7 @@ class AsyncClient:
         It has no deadline: it ends when the iterator is closed, or by an error. Closing the client ends it too.
         """
         call = self._calls.watch(upstream, window_s, interval_s)
-        verdicts = self._rpc(call, self._lines.ordinary)(call.request, metadata=self._metadata)
+        verdicts = self._rpc(call, self._lines.ordinary)(call.request, metadata=self._bearer.metadata())
         try:
             async for verdict in verdicts:
                 yield call.read(verdict)
@@ -383,7 +392,9 @@ class AsyncClient:
 
     def _start(self, call: Call[Any], until: float) -> Any:  # noqa: ANN401 - a reply or a stream, by the RPC
         message = call.request if call.outgoing is None else _without_blocking(call.outgoing)
-        return self._rpc(call, self._lines.ordinary)(message, timeout=_left(until), metadata=self._metadata)
+        return self._rpc(call, self._lines.ordinary)(
+            message, timeout=_left(until), metadata=self._bearer.metadata()
+        )
 
     async def _asked(self, call: Call[Any], facts: EstimateRequest, until: float) -> Any:  # noqa: ANN401 - as above
         """The reply to a call that asks first; where it is refused after it was let in, to its second try."""
@@ -406,7 +417,7 @@ class AsyncClient:
             self._held = held_rpcs(channel)
         left = _left(until)
         message = AsyncHeld(call.request, self._asking, left)
-        metadata = (*self._metadata, *ask.metadata(facts))
+        metadata = (*self._bearer.metadata(), *ask.metadata(facts))
         rpc = self._held[call.rpc](message, timeout=left, metadata=metadata)
         message.listen(rpc)
         return rpc, message
@@ -430,7 +441,7 @@ class AsyncClient:
                         if attempts and self._closed.is_set():
                             raise self._was_closed()
                         rpc = self._rpc(call, line)
-                        attempt = rpc(call.request, timeout=_left(until), metadata=self._metadata)
+                        attempt = rpc(call.request, timeout=_left(until), metadata=self._bearer.metadata())
                         attempt.add_done_callback(partial(_tell, ended, len(attempts)))
                         attempts.append((line, attempt))
                         told = None
@@ -474,7 +485,7 @@ class AsyncClient:
         if self._closed.is_set():
             raise RuntimeError(f"{self!r} takes no more calls; make a new one")
         if line not in self._channels:
-            options = channel_options(line.retries, self._upload_threshold)
+            options = [*channel_options(line.retries, self._upload_threshold), *self._named]
             self._channels[line] = (
                 grpc.aio.insecure_channel(line.address, options)
                 if self._credentials is None

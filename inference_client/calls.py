@@ -185,8 +185,11 @@ class _Media:
         """
         infos: list[media_pb2.MediaInfo | None] = []
         for item in self.items:
+            if item.uri:
+                request.media.add(content_type=item.content_type, name=item.name, uri=item.uri)
+                infos.append(None)
             # An empty item has no chunks to follow, so it goes inline, where the server calls it empty.
-            if upload and item.size:
+            elif upload and item.size:
                 chunked = media_pb2.Chunked(total_bytes=item.size)
                 request.media.add(content_type=item.content_type, name=item.name, chunked=chunked)
             else:

@@ -46,6 +46,7 @@ from inference_client.diagnosis import Diagnosis, SelfCheck
 from inference_client.errors import CallCancelled, SidecarError
 from inference_client.hedges import Answered, Ended, Failed, Hedger, Hedges, Lines, Pause, Send, Steps, Wait
 from inference_client.held import Held, held_rpcs
+from inference_client.identity import Bearer, Tls, Token, transport
 from inference_client.items import MediaItem
 from inference_client.plan import ThreadPlan
 from inference_client.replies import StreamReader
@@ -87,7 +88,9 @@ _Begun: TypeAlias = tuple[Call[StreamOutputs | None], _StreamCall]
 class Client:
     """Talks to a sidecar at `address`: "host:port", or "unix:///path" for a socket.
 
-    `credentials` turn TLS on (`grpc.ssl_channel_credentials(...)`). `timeout` is the default of every
+    `tls` turns TLS on, as do `credentials` of gRPC's own making. `token` says who calls: a text, or a function that
+    gives it for each call, such as `token_file(...)`; without TLS it goes to this machine alone, unless
+    `token_in_clear`. `timeout` is the default of every
     call, in seconds. Media that makes a request larger than `upload_threshold` bytes is sent in
     pieces; plain inputs cannot be, and are a ValueError if they alone are larger (and take over 1 MiB).
     `tenant` says who calls, to be given a fair share, in the metadata `tenant_key`; `priority` whose work
@@ -112,22 +115,31 @@ class Client:
         tenant_key: str = DEFAULT_TENANT_KEY,
         priority: Priority | str | None = None,
         ask_first: AskFirst = "auto",
+        tls: Tls | None = None,
+        token: Token = "",
+        token_in_clear: bool = False,
     ) -> None:
         self.address = address
         self._timeout = timeout
         self._asking = Asking(ask_first)
         self._calls = Calls(upload_threshold, priority, self._asking)
-        self._metadata = tenant_metadata(tenant, tenant_key)
         self._lines = Lines.of(address, retries, hedges)
+        secure, named = transport(credentials, tls)
+        self._bearer = Bearer(
+            tenant_metadata(tenant, tenant_key),
+            token,
+            [line.address for line in self._lines.all()],
+            is_safe=secure is not None or token_in_clear,
+        )
         self._hedger = None if hedges is None else Hedger(hedges, self._lines)
         self._closed = threading.Event()
         self._channels: dict[Line, grpc.Channel] = {}
         for line in self._lines.all():
-            options = channel_options(line.retries, upload_threshold)
+            options = [*channel_options(line.retries, upload_threshold), *named]
             self._channels[line] = (
                 grpc.insecure_channel(line.address, options)
-                if credentials is None
-                else grpc.secure_channel(line.address, credentials, options)
+                if secure is None
+                else grpc.secure_channel(line.address, secure, options)
             )
         self._rpcs = {line: rpcs(channel) for line, channel in self._channels.items()}
         self._held = held_rpcs(self._channels[self._lines.ordinary])
@@ -365,7 +377,7 @@ class Client:
         """
         call = self._calls.watch(upstream, window_s, interval_s)
         watching = self._rpc(call, self._lines.ordinary)
-        verdicts: _StreamCall = watching(call.request, metadata=self._metadata)
+        verdicts: _StreamCall = watching(call.request, metadata=self._bearer.metadata())
         try:
             for verdict in verdicts:
                 yield call.read(verdict)
@@ -440,7 +452,9 @@ class Client:
 
     def _start(self, call: Call[Any], until: float) -> Any:  # noqa: ANN401 - a reply or a stream, by the RPC
         message = call.request if call.outgoing is None else call.outgoing
-        return self._rpc(call, self._lines.ordinary)(message, timeout=_left(until), metadata=self._metadata)
+        return self._rpc(call, self._lines.ordinary)(
+            message, timeout=_left(until), metadata=self._bearer.metadata()
+        )
 
     def _asked(self, call: Call[Any], facts: EstimateRequest, until: float) -> Any:  # noqa: ANN401 - as above
         """The reply to a call that asks first; where it is refused after it was let in, to its second try."""
@@ -469,7 +483,9 @@ class Client:
         rpc = self._held[call.rpc]
         # Of what gives one reply, the reply is waited for unless a future is asked for.
         begin = rpc.future if isinstance(rpc, grpc.StreamUnaryMultiCallable) else rpc
-        return begin(message, timeout=left, metadata=(*self._metadata, *ask.metadata(facts))), message
+        return begin(
+            message, timeout=left, metadata=(*self._bearer.metadata(), *ask.metadata(facts))
+        ), message
 
     def _follow(self, steps: Steps[Any], call: Call[Any], until: float) -> Any:  # noqa: ANN401 - a reply, by the RPC
         """Does the call step by step. Attempts that are under way at the end are cancelled."""
@@ -483,7 +499,9 @@ class Client:
                         if attempts and self._closed.is_set():
                             raise self._was_closed()
                         rpc = self._rpc(call, line)
-                        attempt = rpc.future(call.request, timeout=_left(until), metadata=self._metadata)
+                        attempt = rpc.future(
+                            call.request, timeout=_left(until), metadata=self._bearer.metadata()
+                        )
                         attempt.add_done_callback(partial(_tell, ended, len(attempts)))
                         attempts.append((line, attempt))
                         told = None

@@ -2,6 +2,8 @@
 
     SidecarError
     ├── CallerError              the request must change before it can succeed
+    │   ├── Unauthenticated        who calls is not told, or not so that it is believed
+    │   ├── PermissionDenied       who calls is known, and may not do that
     │   ├── InvalidRequest         a field of the request is missing, malformed or out of range
     │   │   └── WrongItemCount       the model takes another number of media items
     │   ├── UnknownModel           no model of that name is served there
@@ -14,6 +16,7 @@
     │   │   ├── UnsupportedMedia     not a format, or not a variant of one, that is decoded there
     │   │   └── CorruptMedia         a known format whose content is empty, cut short or damaged
     │   ├── MislabelledMedia       the content contradicts the declared content type
+    │   ├── FetchRefused           media's address is not one that the sidecar fetches from
     │   ├── DeadlineExceeded       the call's timeout passed before the work was done
     │   └── CallCancelled          the call was given up
     ├── CapacityError            the same request can succeed later
@@ -27,6 +30,9 @@
     │   ├── UpstreamUnimplemented  it does not offer that kind of call for the model
     │   ├── UpstreamTimeout        its answer did not come within the call's timeout
     │   └── UpstreamFailed         it failed while working on the request
+    ├── FetchError               the server at media's address is to blame
+    │   ├── FetchFailed            it gave no media, and will not
+    │   └── FetchUnavailable       it could not be reached, broke off, or took too long
     ├── SetupError               what the operator configured cannot work
     │   └── ModelMismatch          recipe and model server contradict each other
     ├── TransportError           the sidecar itself did not answer; only the client raises these
@@ -94,6 +100,20 @@ class SidecarError(Exception):
 
 class CallerError(SidecarError):
     """The request must change before it can succeed."""
+
+
+@final
+class Unauthenticated(CallerError):
+    """Who calls is not told, or not so that it is believed: give the client a valid `token` or certificate."""
+
+    reason = "UNAUTHENTICATED"
+
+
+@final
+class PermissionDenied(CallerError):
+    """Who calls is known there, and may not do that."""
+
+    reason = "PERMISSION_DENIED"
 
 
 class InvalidRequest(CallerError):
@@ -178,6 +198,13 @@ class MislabelledMedia(CallerError):
     """The content contradicts the content type that was declared."""
 
     reason = "MISLABELLED_MEDIA"
+
+
+@final
+class FetchRefused(CallerError):
+    """Media's address is not one that the sidecar fetches from: its host, its scheme, where it leads."""
+
+    reason = "FETCH_REFUSED"
 
 
 @final
@@ -269,6 +296,25 @@ class UpstreamFailed(UpstreamError):
     reason = "UPSTREAM_FAILED"
 
 
+class FetchError(SidecarError):
+    """The server at media's address is to blame; fact `host` names it."""
+
+
+@final
+class FetchFailed(FetchError):
+    """The server at media's address gave no media, and will not when asked again."""
+
+    reason = "FETCH_FAILED"
+
+
+@final
+class FetchUnavailable(FetchError):
+    """The server at media's address could not be reached, broke off, or took too long."""
+
+    reason = "FETCH_UNAVAILABLE"
+    retryable = True
+
+
 class SetupError(SidecarError):
     """What the operator configured cannot work; no request to that model can."""
 
@@ -310,6 +356,8 @@ class InternalError(SidecarError):
 BY_REASON: Mapping[str, type[SidecarError]] = {
     kind.reason: kind
     for kind in (
+        Unauthenticated,
+        PermissionDenied,
         InvalidRequest,
         WrongItemCount,
         UnknownModel,
@@ -321,6 +369,9 @@ BY_REASON: Mapping[str, type[SidecarError]] = {
         UnsupportedMedia,
         CorruptMedia,
         MislabelledMedia,
+        FetchRefused,
+        FetchFailed,
+        FetchUnavailable,
         DeadlineExceeded,
         CallCancelled,
         Overloaded,

@@ -6,6 +6,7 @@
     numpy array              `image(array)`; a bare uint8 array is taken for a picture
     image(array)             uint8 [height, width], [height, width, 3] or [height, width, 4]
     audio(array, rate)       float or int16, [n] or [channels, n]
+    link(address)            an address that the sidecar fetches, where its operator allows that
     media(item, ...)         any of the above with a content type or a name
 
 Nothing here decodes, guesses a content type, or knows the wire: the sidecar believes the content.
@@ -43,16 +44,17 @@ class PillowImage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One media item, ready to send: bytes at hand, or a file that is read when it is sent.
+    """One media item, ready to send: bytes at hand, a file that is read when it is sent, or an address.
 
-    `size` is the encoded size in bytes. `content_type` and `name` are empty unless the caller gave
-    them; a file's name is that of its last path component.
+    `size` is the encoded size in bytes, 0 of an address: `content` is empty then, and `uri` has it. `content_type` and
+    `name` are empty unless the caller gave them; a file's name is that of its last path component.
     """
 
     content: bytes | Path
     size: int
     content_type: str = ""
     name: str = ""
+    uri: str = ""
 
     def read(self) -> bytes:
         """The whole encoded file. Raises OSError for a file that cannot be read."""
@@ -88,6 +90,14 @@ def audio(samples: NDArray[Any], rate: int, *, name: str = "") -> Item:
     Raises ValueError for other dtypes and shapes.
     """
     return _at_hand(encode.wav(np.asarray(samples), rate), name=name)
+
+
+def link(address: str, *, name: str = "") -> Item:
+    """Media that the sidecar is to fetch: an absolute https:// address, percent-encoded and without a user.
+
+    The sidecar sends no credentials there, and refuses hosts that its operator does not allow.
+    """
+    return Item(b"", 0, name=name, uri=address)
 
 
 def media(item: MediaItem, *, content_type: str = "", name: str = "") -> Item:

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -21,7 +21,10 @@ from sidecar import readings
 from sidecar.arena.arena import Arena
 from sidecar.arena.lease import Lease
 from sidecar.catalogue import Catalogue
+from sidecar.edge.callers.door import Callers
+from sidecar.edge.certificates import server_credentials
 from sidecar.edge.diagnostics import Diagnostics
+from sidecar.edge.fetch.fetcher import Fetcher
 from sidecar.edge.open_inference.service import OpenInference
 from sidecar.edge.open_inference.streams import handlers
 from sidecar.edge.preprocessor import Preprocessor
@@ -67,13 +70,16 @@ _CALIBRATING = Cost(cpu_ms=10.0, decoded_bytes=0)
 
 
 class App:
-    """A running sidecar. Its addresses are those really bound, once `running` is entered."""
+    """A running sidecar. Its addresses are those really bound, once `running` is entered; `beside` has those of what is
+    served apart, by the settings' keys (`diagnostics_listen`).
+    """
 
     def __init__(self, settings: Settings, turns: Callable[[GateConfig, int, int], Turns] = Lanes) -> None:
         """`turns` makes what decides who is let in, of the settings, a number of cores and one of express threads."""
         self._settings = settings
         self._turns = turns
         self.addresses: tuple[str, ...] = ()
+        self.beside: Mapping[str, tuple[str, ...]] = {}
         self.metrics_address = ""
         self.finished_drain = True
         self._planner: Planner | None = None
@@ -167,13 +173,19 @@ class App:
             uploads = UploadRoom(
                 min(settings.server.uploads_bytes, media_bytes), settings.server.upload_idle_s
             )
+            callers = Callers(settings.callers, settings.tls, settings.gate.tenant_key)
             server = self._server = _server(
-                settings, catalogue, upstream, pipeline, uploads, replays, metrics, seen
+                settings, catalogue, upstream, pipeline, uploads, replays, metrics, seen, callers
             )
             await server.start()
             parts.push_async_callback(self._stop, server)
-            self.addresses = server.addresses
-            jobs = [_tell_readiness(server, catalogue, workers), _sweep(arena, replays), planner.watch()]
+            self.addresses, self.beside = server.addresses, server.beside
+            jobs = [
+                _tell_readiness(server, catalogue, workers),
+                _sweep(arena, replays),
+                planner.watch(),
+                callers.watch(),
+            ]
             if settings.tuner.mode != "off":
                 jobs.append(Tuning(settings.tuner, planner, gate, lambda: workers.crew().pids).watch())
             for job in jobs:
@@ -204,7 +216,10 @@ class App:
             diagnostics = Diagnostics(watcher, surroundings, catalogue, self_check, planner)
             metrics.watch(lambda: readings.verdict_readings(watcher))
             pages = StatusPages(asyncio.get_running_loop(), diagnostics)
-            self.metrics_address = parts.enter_context(metrics.served(settings.metrics, pages.serve))
+            shown = (
+                pages.serve if settings.metrics.status and settings.server.diagnostics else lambda _path: None
+            )
+            self.metrics_address = parts.enter_context(metrics.served(settings.metrics, shown))
             yield _Observation(journal, tracing, self_check, diagnostics)
 
     def reconfigure(self, settings: Settings) -> None:
@@ -254,6 +269,7 @@ def _server(  # noqa: PLR0917 - the edge over all that it stands on
     replays: Replays,
     metrics: Metrics,
     seen: _Observation,
+    callers: Callers,
 ) -> Server:
     """The edge: both APIs over the same path."""
     tallies = Tallies()
@@ -263,10 +279,15 @@ def _server(  # noqa: PLR0917 - the edge over all that it stands on
         tallies=tallies,
         journal=seen.journal,
         tracing=seen.tracing,
-        tenant_key=settings.gate.tenant_key,
+        tenant=callers.tenant,
     )
     preprocessor = Preprocessor(
-        pipeline=pipeline, catalogue=catalogue, uploads=uploads, replays=replays, visits=visits
+        pipeline=pipeline,
+        catalogue=catalogue,
+        uploads=uploads,
+        fetcher=Fetcher(settings.fetch, settings.limits, uploads),
+        replays=replays,
+        visits=visits,
     )
     triton_api = OpenInference(
         settings.open_inference,
@@ -278,6 +299,9 @@ def _server(  # noqa: PLR0917 - the edge over all that it stands on
     )
     return Server(
         settings.server,
+        connections=settings.connections,
+        credentials=server_credentials(settings.tls),
+        callers=callers,
         preprocessor=preprocessor,
         diagnostics=seen.diagnostics,
         metrics=metrics,

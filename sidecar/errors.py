@@ -2,6 +2,8 @@
 
     SidecarError
     ├── CallerError              the request must change before it can succeed
+    │   ├── Unauthenticated        who calls is not told, or not so that it can be believed
+    │   ├── PermissionDenied       who calls is known, and may not do that
     │   ├── InvalidRequest         a field of the request is missing, malformed or out of range
     │   │   └── WrongItemCount       the model takes another number of media items
     │   ├── UnknownModel           no model of that name is served here
@@ -14,6 +16,7 @@
     │   │   ├── UnsupportedMedia     not a format, or not a variant of one, that is decoded here
     │   │   └── CorruptMedia         a known format whose content is empty, cut short or damaged
     │   ├── MislabelledMedia       the content contradicts the declared content type
+    │   ├── FetchRefused           media's address is not one that is fetched from here
     │   ├── DeadlineExceeded       the caller's deadline passed before the work was done
     │   └── CallCancelled          the caller went away
     ├── CapacityError            the same request can succeed later
@@ -27,6 +30,9 @@
     │   ├── UpstreamUnimplemented  it does not offer that kind of call for the model
     │   ├── UpstreamTimeout        its answer did not come within the caller's deadline
     │   └── UpstreamFailed         it failed while working on the request
+    ├── FetchError               the server at media's address is to blame
+    │   ├── FetchFailed            it gave no media, and will not
+    │   └── FetchUnavailable       it could not be reached, broke off, or took too long
     ├── SetupError               what the operator configured cannot work
     │   ├── SettingsError          a key or value of the settings is wrong
     │   ├── RecipeError            a model directory cannot be turned into a recipe
@@ -104,6 +110,20 @@ def _leaves(root: type[SidecarError]) -> dict[str, type[SidecarError]]:
 
 class CallerError(SidecarError):
     """The request must change before it can succeed."""
+
+
+@final
+class Unauthenticated(CallerError):
+    """Who calls is not told, or not so that it can be believed."""
+
+    reason = "UNAUTHENTICATED"
+
+
+@final
+class PermissionDenied(CallerError):
+    """Who calls is known, and may not do that."""
+
+    reason = "PERMISSION_DENIED"
 
 
 class InvalidRequest(CallerError):
@@ -184,6 +204,13 @@ class MislabelledMedia(CallerError):
     """The content contradicts the content type that the caller declared."""
 
     reason = "MISLABELLED_MEDIA"
+
+
+@final
+class FetchRefused(CallerError):
+    """Media's address is not one that is fetched from here: its host, its scheme, where it leads."""
+
+    reason = "FETCH_REFUSED"
 
 
 @final
@@ -280,6 +307,25 @@ class UpstreamFailed(UpstreamError):
     """The model server failed while working on the request."""
 
     reason = "UPSTREAM_FAILED"
+
+
+class FetchError(SidecarError):
+    """The server at media's address is to blame. Fact `host` names it."""
+
+
+@final
+class FetchFailed(FetchError):
+    """The server at media's address gave no media, and will not when asked again."""
+
+    reason = "FETCH_FAILED"
+
+
+@final
+class FetchUnavailable(FetchError):
+    """The server at media's address could not be reached, broke off, or took too long."""
+
+    reason = "FETCH_UNAVAILABLE"
+    retryable = True
 
 
 class SetupError(SidecarError):

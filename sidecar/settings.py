@@ -24,6 +24,10 @@ import yaml
 
 from sidecar.arena.arena import ArenaConfig
 from sidecar.catalogue import ModelConfig
+from sidecar.edge.callers.config import CallersConfig
+from sidecar.edge.certificates import TlsConfig
+from sidecar.edge.connections import ConnectionsConfig
+from sidecar.edge.fetch.fetcher import FetchConfig
 from sidecar.edge.open_inference.service import OpenInferenceConfig
 from sidecar.edge.server import ServerConfig
 from sidecar.errors import SettingsError
@@ -57,6 +61,10 @@ class Settings:
     """Everything that can be set. Each part is documented at its own class."""
 
     server: ServerConfig = field(default_factory=ServerConfig)
+    connections: ConnectionsConfig = field(default_factory=ConnectionsConfig)
+    tls: TlsConfig = field(default_factory=TlsConfig)
+    callers: CallersConfig = field(default_factory=CallersConfig)
+    fetch: FetchConfig = field(default_factory=FetchConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     open_inference: OpenInferenceConfig = field(default_factory=OpenInferenceConfig)
     log: LogConfig = field(default_factory=LogConfig)

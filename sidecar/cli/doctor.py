@@ -24,6 +24,7 @@ from inference_client import (
 )
 from inference_client.connection import DEFAULT_ADDRESS
 from sidecar.cli import words
+from sidecar.cli.identity import add_identity, identity
 
 WELL: Final = 0
 WAITS: Final = 1
@@ -77,12 +78,13 @@ def add_whom(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="tell of this model of the model server alone, by its name there (default: of all)",
     )
+    add_identity(parser)
 
 
 def doctor(options: argparse.Namespace) -> int:
     """Asks, tells and returns the exit status."""
     checked, trouble = None, ""
-    with Client(options.address, timeout=_PATIENCE_S) as client:
+    with Client(options.address, timeout=_PATIENCE_S, **identity(options)) as client:
         try:
             diagnosis = client.verdict(options.upstream, options.window)
         except SidecarError as error:

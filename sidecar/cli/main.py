@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from sidecar.cli import doctor, inject, plan, recipe, top, tune
+from sidecar.cli import doctor, inject, plan, recipe, token, top, tune
 from sidecar.cli.bench import bench
 from sidecar.cli.serve import serve
 from sidecar.errors import SetupError
@@ -70,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
             description="Read Kubernetes objects, put the sidecar beside their model server, write them.",
         )
     )
+    token.add_arguments(
+        commands.add_parser(
+            "token",
+            help="make a token for a tenant",
+            description="Make a token, to standard output, and its line for `callers.tokens`, to standard error.",
+        )
+    )
     planning = commands.add_parser(
         "plan",
         help="say which threads the server would run here, and why",
@@ -102,6 +109,7 @@ _ASKED: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "top": top.top,
     "tune": tune.tune,
     "inject": inject.inject,
+    "token": token.token,
 }
 
 

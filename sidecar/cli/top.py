@@ -46,6 +46,7 @@ from inference_client import (
 )
 from sidecar.cli import words
 from sidecar.cli.doctor import NO_ANSWER, add_whom
+from sidecar.cli.identity import identity
 
 _PATIENCE_S: Final = 10.0
 # Between two tries to reach a sidecar that was there.
@@ -101,7 +102,7 @@ def top(options: argparse.Namespace) -> int:
     console = Console(width=options.width)
     try:
         if options.once or not console.is_terminal:
-            with Client(options.address, timeout=_PATIENCE_S) as client:
+            with Client(options.address, timeout=_PATIENCE_S, **identity(options)) as client:
                 diagnosis = client.verdict(options.upstream, options.window)
             console.print(frame(diagnosis, options.address))
         else:
@@ -371,7 +372,7 @@ async def _watch(options: argparse.Namespace, seen: _Seen) -> None:
     """Watches one sidecar over and over again. Each time by a client of its own, which waits for no older failure."""
     while True:
         try:
-            async with AsyncClient(options.address) as client:
+            async with AsyncClient(options.address, **identity(options)) as client:
                 verdicts = client.watch(options.upstream, options.window, options.interval)
                 async with aclosing(verdicts):
                     async for diagnosis in verdicts:

@@ -65,11 +65,13 @@ class Around:
         *,
         parsers: Mapping[str, Callable[[bytes], Any]] = MappingProxyType({}),
         previews: Mapping[str, Callable[[Context], Awaitable[None]]] = MappingProxyType({}),
+        recognise: Callable[[str, Context], None] = lambda _method, _context: None,
     ) -> None:
         """By the methods' names: `parsers` read their requests in place of the generated classes; `previews` are
         asked before the one message of a request is read, and refuse by raising. `journal` is told of calls whose
-        message is still on its way.
+        message is still on its way. `recognise` is asked who calls a method, and refuses by raising.
         """
+        self._recognise = recognise
         self._server = server
         self._drain = drain
         self._metrics = metrics
@@ -153,6 +155,7 @@ class Around:
             _counted(self._metrics, method),  # above the drain, so that refusals are counted too
             self._drain.around(context),  # innermost: what passes it is in flight and will be finished
         ):
+            self._recognise(method, context)
             yield
 
 

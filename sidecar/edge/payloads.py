@@ -95,7 +95,7 @@ class _Walk:
         others = {number for number, _, _ in fields}
         if not inline:
             return [view], None
-        if len(inline) > 1 or inline[0] is None or _CHUNKED in others:
+        if len(inline) > 1 or inline[0] is None or others & _OTHER_SOURCES:
             return None  # of several sources the last counts: protobuf's rule, and protobuf's work
         rest = [whole for number, whole, _ in fields if number != _INLINE]
         return [*rest, *laid(_INLINE, ())], inline[0]
@@ -133,5 +133,5 @@ def serialized(reply: Any) -> bytes:  # noqa: ANN401 - a message of any kind
 
 
 _INLINE: Final = number_of(media_pb2.Media, "inline")
-_CHUNKED: Final = number_of(media_pb2.Media, "chunked")
+_OTHER_SOURCES: Final = frozenset({number_of(media_pb2.Media, "chunked"), number_of(media_pb2.Media, "uri")})
 _DATA: Final = number_of(media_pb2.Tensor, "data")

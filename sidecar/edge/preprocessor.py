@@ -19,6 +19,7 @@ from sidecar.catalogue import Catalogue
 from sidecar.deadline import Deadline
 from sidecar.edge import payloads, receive, respond
 from sidecar.edge.around import Context
+from sidecar.edge.fetch.fetcher import Fetcher
 from sidecar.edge.visits import Visit, Visits
 from sidecar.entry import Verb, placeholder_tokens
 from sidecar.errors import CallCancelled, CallerError
@@ -46,12 +47,14 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         pipeline: Pipeline,
         catalogue: Catalogue,
         uploads: receive.UploadRoom,
+        fetcher: Fetcher,
         replays: Replays,
         visits: Visits,
     ) -> None:
         self._pipeline = pipeline
         self._catalogue = catalogue
         self._uploads = uploads
+        self._fetcher = fetcher
         self._replays = replays
         self._visits = visits
         self.previews: Mapping[str, Callable[[Context], Awaitable[None]]] = {
@@ -64,7 +67,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         self, request: payloads.Request[pb.PreprocessRequest], context: Context
     ) -> bytes:
         with self._visit(Verb.PREPROCESS, request.message, context) as visit:
-            return await self._once(visit, self._inline(visit, request), self._preprocess)
+            return await self._once(visit, await self._inline(visit, request), self._preprocess)
 
     async def PreprocessUpload(  # type: ignore[override]  # noqa: N802 - as Preprocess
         self, request_iterator: AsyncIterator[pb.PreprocessUploadRequest], context: Context
@@ -78,7 +81,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         self, request: payloads.Request[pb.InferRequest], context: Context
     ) -> bytes:
         with self._visit(Verb.INFER, request.message, context) as visit:
-            return await self._once(visit, self._inline(visit, request), self._infer)
+            return await self._once(visit, await self._inline(visit, request), self._infer)
 
     async def InferUpload(  # type: ignore[override]  # noqa: N802 - as Preprocess
         self, request_iterator: AsyncIterator[pb.InferUploadRequest], context: Context
@@ -92,7 +95,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         self, request: payloads.Request[pb.InferRequest], context: Context
     ) -> AsyncIterator[pb.InferStreamResponse]:
         with self._visit(Verb.INFER_STREAM, request.message, context) as visit:
-            async with aclosing(self._stream(visit, self._inline(visit, request))) as events:
+            async with aclosing(self._stream(visit, await self._inline(visit, request))) as events:
                 async for event in events:
                     yield event
 
@@ -123,7 +126,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         asked = receive.estimated(
             request.message, Deadline.after(context.time_remaining()), self._visits.tenant(context)
         )
-        media = receive.inline(request, self._pipeline.limits)
+        media = receive.unfetched(receive.inline(request, self._pipeline.limits))
         facts = receive.infos(request.message)
         verdict = await self._pipeline.estimate(self._pipeline.look(asked), [*media, *facts], walk)
         return respond.estimate(walk, verdict)
@@ -151,12 +154,16 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         ask = partial(receive.asked, verb, request)
         return self._visits.visit(verb, request.model, request.request_id, ask, context)
 
-    def _inline(self, visit: Visit, request: payloads.Request[receive.Message]) -> list[Received]:
+    async def _inline(self, visit: Visit, request: payloads.Request[receive.Message]) -> list[Received]:
         with visit.walk.timeline.measure(Stage.RECEIVE):
             received = receive.inline(request, self._pipeline.limits)
             # The message lives as long as the call; media that was in it has been read, and would be held twice.
             request.message.ClearField("media")
-            return received
+            return await self._fetched(visit, received)
+
+    async def _fetched(self, visit: Visit, received: Sequence[Received | receive.Link]) -> list[Received]:
+        asked = visit.accepted.asked
+        return await self._fetcher.fetch_all(received, asked.tenant, asked.deadline)
 
     async def _uploaded(
         self,
@@ -172,7 +179,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
                 # gRPC ends the stream of a caller who left as it ends one that is complete.
                 if context.cancelled():
                     raise CallCancelled("the caller left before the upload was complete")
-                return received
+                return await self._fetched(visit, received)
         finally:
             assembly.close()
 

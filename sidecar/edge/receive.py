@@ -49,6 +49,16 @@ _MOST_OF_A_NAME = 64
 _MOST_OF_A_KIND = 256
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Media that is to be fetched by its address. `field` is where the request has it."""
+
+    uri: str
+    content_type: str
+    label: str
+    field: str
+
+
 class UploadPart(Protocol):
     """One message of an upload: the request, or a chunk."""
 
@@ -319,18 +329,33 @@ def _info(place: int, info: media_pb2.MediaInfo) -> MediaInfo | SidecarError:
     )
 
 
-def inline(request: payloads.Request[Inline], limits: Limits) -> list[Received]:
+def inline(request: payloads.Request[Inline], limits: Limits) -> list[Received | Link]:
     """The media of a request that is one message."""
     return [_inline(index, item, request.inline, limits) for index, item in enumerate(request.message.media)]
 
 
+def unfetched(received: Iterable[Received | Link]) -> list[Received]:
+    """The media of a request for which nothing is fetched."""
+    return [
+        InvalidRequest(
+            f"{each.label} is to be fetched by its `uri`, which this call does not: send its bytes, or its `infos`",
+            field=each.field,
+        )
+        if isinstance(each, Link)
+        else each
+        for each in received
+    ]
+
+
 def _inline(
     index: int, item: media_pb2.Media, read: Callable[[int], bytes | memoryview], limits: Limits
-) -> Received:
+) -> Received | Link:
     label = _label(index, item)
+    if item.WhichOneof("source") == "uri":
+        return Link(item.uri, item.content_type, label, f"media[{index}].uri")
     if item.WhichOneof("source") != "inline":
         return InvalidRequest(
-            f"{label} has no inline bytes: set `inline`, or use an Upload call for chunked media",
+            f"{label} has no inline bytes: set `inline` or `uri`, or use an Upload call for chunked media",
             field=f"media[{index}].source",
         )
     data = read(index)
@@ -387,7 +412,7 @@ class Assembly:
         self._held += len(data)
         self._chunks[index].append(data)
 
-    def received(self) -> list[Received]:
+    def received(self) -> list[Received | Link]:
         """All items, once the last chunk is in; the chunks are let go of as they are joined."""
         return [self._received(index, item) for index, item in enumerate(self._media)]
 
@@ -396,7 +421,7 @@ class Assembly:
         self._room.give_back(self._held)
         self._held = 0
 
-    def _received(self, index: int, item: media_pb2.Media) -> Received:
+    def _received(self, index: int, item: media_pb2.Media) -> Received | Link:
         if index not in self._chunks:
             return _inline(index, item, lambda index: self._media[index].inline, self._limits)
         announced, sent = item.chunked.total_bytes, self._sizes[index]
@@ -427,7 +452,9 @@ async def first_part(parts: AsyncIterator[UploadPart], room: UploadRoom, kind: t
     raise InvalidRequest("an upload begins with the `request`, then its chunks", field="part")
 
 
-async def collect(parts: AsyncIterator[UploadPart], assembly: Assembly, room: UploadRoom) -> list[Received]:
+async def collect(
+    parts: AsyncIterator[UploadPart], assembly: Assembly, room: UploadRoom
+) -> list[Received | Link]:
     """The media of an upload, from the chunks that follow its request."""
     while not assembly.hopeless and (part := await _next(parts, room)) is not None:
         if _which(part) != "chunk":

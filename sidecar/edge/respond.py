@@ -36,6 +36,8 @@ LET_IN = (("x-media-let-in", "1"),)
 # are kept for what a later try can mend, so that a client's retry policy needs no exceptions; a push-back below
 # 0, which forbids retries, marks the one that is not.
 STATUS: Mapping[type[errors.SidecarError], grpc.StatusCode] = {
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     errors.WrongItemCount: grpc.StatusCode.INVALID_ARGUMENT,
     errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
@@ -47,6 +49,7 @@ STATUS: Mapping[type[errors.SidecarError], grpc.StatusCode] = {
     errors.UnsupportedMedia: grpc.StatusCode.INVALID_ARGUMENT,
     errors.CorruptMedia: grpc.StatusCode.INVALID_ARGUMENT,
     errors.MislabelledMedia: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.FetchRefused: grpc.StatusCode.PERMISSION_DENIED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.CallCancelled: grpc.StatusCode.CANCELLED,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -58,6 +61,8 @@ STATUS: Mapping[type[errors.SidecarError], grpc.StatusCode] = {
     errors.UpstreamUnimplemented: grpc.StatusCode.UNIMPLEMENTED,
     errors.UpstreamTimeout: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.UpstreamFailed: grpc.StatusCode.INTERNAL,
+    errors.FetchFailed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.FetchUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.SettingsError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.RecipeError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ModelMismatch: grpc.StatusCode.FAILED_PRECONDITION,

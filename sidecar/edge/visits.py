@@ -45,19 +45,19 @@ class Visits:
         tallies: Tallies,
         journal: Journal,
         tracing: Tracing,
-        tenant_key: str,
+        tenant: Callable[[Context], str],
     ) -> None:
-        """`tenant_key` is the metadata key by which callers name their tenant; empty: they are one."""
+        """`tenant` says whose a call is, empty where callers are not told apart; it refuses by raising."""
         self._pipeline = pipeline
         self._metrics = metrics
         self._tallies = tallies
         self._journal = journal
         self._tracing = tracing
-        self._tenant_key = tenant_key
+        self._tenant = tenant
 
     def tenant(self, context: Context) -> str:
-        """Whose call it is; empty where callers are not told apart."""
-        return receive.tenant(context.invocation_metadata(), self._tenant_key)
+        """Whose call it is; empty where callers are not told apart. Raises PermissionDenied."""
+        return self._tenant(context)
 
     @contextmanager
     def visit(

@@ -56,9 +56,12 @@ _OF_AN_ITEM = tuple(stage for stage in Stage if stage not in _OF_THE_CALL)
 
 @dataclass(frozen=True, slots=True)
 class MetricsConfig:
-    """`listen`: "host:port" where /metrics is served; empty serves it nowhere."""
+    """`listen`: "host:port" where /metrics is served; empty serves it nowhere. `status`: whether the status page is
+    there too, which shows what Diagnostics tell, to whoever can connect.
+    """
 
     listen: str = "127.0.0.1:9400"
+    status: bool = True
 
     def __post_init__(self) -> None:
         if self.listen and not is_host_port(self.listen):

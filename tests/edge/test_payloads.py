@@ -21,7 +21,8 @@ INLINE = st.builds(
 CHUNKED = st.builds(
     lambda name: media_pb2.Media(chunked=media_pb2.Chunked(total_bytes=7), name=name), st.text(max_size=5)
 )
-MEDIA = st.lists(st.one_of(INLINE, CHUNKED, st.just(media_pb2.Media())), max_size=4)
+LINKED = st.builds(lambda name: media_pb2.Media(uri="https://media.test/a", name=name), st.text(max_size=5))
+MEDIA = st.lists(st.one_of(INLINE, CHUNKED, LINKED, st.just(media_pb2.Media())), max_size=4)
 
 
 def whole(request: payloads.Request[preprocessor_pb2.InferRequest]) -> preprocessor_pb2.InferRequest:
@@ -80,6 +81,10 @@ def test_media_of_messages_joined_is_in_their_order() -> None:
         media_pb2.Media(inline=b"x" * BIG).SerializeToString()
         + media_pb2.Media(chunked=media_pb2.Chunked(total_bytes=3)).SerializeToString(),
         media_pb2.Media(chunked=media_pb2.Chunked(total_bytes=3)).SerializeToString()
+        + media_pb2.Media(inline=b"x" * BIG).SerializeToString(),
+        media_pb2.Media(inline=b"x" * BIG).SerializeToString()
+        + media_pb2.Media(uri="https://media.test/a").SerializeToString(),
+        media_pb2.Media(uri="https://media.test/a").SerializeToString()
         + media_pb2.Media(inline=b"x" * BIG).SerializeToString(),
     ],
 )

@@ -149,10 +149,16 @@ class Media(_message.Message):
 
     INLINE_FIELD_NUMBER: _builtins.int
     CHUNKED_FIELD_NUMBER: _builtins.int
+    URI_FIELD_NUMBER: _builtins.int
     CONTENT_TYPE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     inline: _builtins.bytes
     """The encoded file itself. Unit: bytes. No default: an empty value is an error of this item."""
+    uri: _builtins.str
+    """Where the server is to fetch the encoded file from: an absolute https:// address, or http:// where the server
+    allows it, as does its host; without a user, and percent-encoded. The server follows redirects within its limits
+    and sends no credentials. Not in Estimate. An error of this item where it may not be, or cannot be, fetched.
+    """
     content_type: _builtins.str
     """What the caller believes the content to be, as a media type ("image/jpeg", "audio/*").
     Default empty: believe the content. A value that the content contradicts is an error of this
@@ -169,14 +175,15 @@ class Media(_message.Message):
         *,
         inline: _builtins.bytes = ...,
         chunked: Global___Chunked | None = ...,
+        uri: _builtins.str = ...,
         content_type: _builtins.str = ...,
         name: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunked", b"chunked", "inline", b"inline", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunked", b"chunked", "inline", b"inline", "source", b"source", "uri", b"uri"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunked", b"chunked", "content_type", b"content_type", "inline", b"inline", "name", b"name", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunked", b"chunked", "content_type", b"content_type", "inline", b"inline", "name", b"name", "source", b"source", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["inline", "chunked"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["inline", "chunked", "uri"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 

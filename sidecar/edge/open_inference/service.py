@@ -24,6 +24,7 @@ from sidecar.catalogue import Catalogue, ModelState, ServedModel
 from sidecar.deadline import Deadline
 from sidecar.edge import respond
 from sidecar.edge.around import Around, Context, failure
+from sidecar.edge.callers.caller import CALLER, HEADER
 from sidecar.edge.open_inference import messages
 from sidecar.edge.open_inference.envelope import Envelope
 from sidecar.edge.open_inference.messages import Given, Request, Share
@@ -368,11 +369,13 @@ def _read(kind: Any, raw: bytes) -> Any:  # noqa: ANN401 - any of the protocol's
 
 
 def onward(context: Context) -> Metadata:
-    """A call's metadata, as far as it is the caller's own."""
+    """A call's metadata, as far as it is the caller's own, and without the token that was meant for us."""
+    caller = CALLER.get()
+    ours = _OWN_HEADERS | {HEADER} if caller is not None and caller.by_token else _OWN_HEADERS
     return [
         (key, value)
         for key, value in context.invocation_metadata() or ()
-        if key not in _OWN_HEADERS and key != ERRORS_AS_STATUS and not key.startswith((":", "grpc-"))
+        if key not in ours and key != ERRORS_AS_STATUS and not key.startswith((":", "grpc-"))
     ]
 
 
