@@ -71,6 +71,15 @@ class ServerConfig:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """Whether health says SERVING, whether the server is going away, and how many accepted calls have not ended."""
+
+    ready: bool
+    draining: bool
+    under_way: int
+
+
 class Server:
     """A gRPC server for the Preprocessor, its diagnostics, its health and its reflection."""
 
@@ -127,6 +136,10 @@ class Server:
     def unready(self) -> None:
         """Tells that requests cannot be answered at present."""
         self._health.set(SERVICE, serving=False)
+
+    def statistics(self) -> ServerStatistics:
+        """A snapshot for observers; may be read from any thread."""
+        return ServerStatistics(self._health.is_serving(SERVICE), self._drain.draining, self._drain.in_flight)
 
     async def stop(self) -> bool:
         """Drains and stops. Returns whether every accepted call was finished within the bound."""
