@@ -62,9 +62,7 @@ def model_readings(catalogue: Catalogue) -> Iterator[Reading]:
     for model in catalogue.all():
         labels = {"model": model.name, "upstream": model.upstream}
         ready = model.state is ModelState.READY
-        yield Reading(
-            "sidecar_model_ready", "1 while it can be asked.", labels, ready, False
-        )
+        yield Reading("sidecar_model_ready", "1 while it can be asked.", labels, ready, False)
 
 
 def machine_readings(machine: Machine) -> Iterator[Reading]:

@@ -157,41 +157,46 @@ class Around:
 
 
 class Drain:
-    """Counts calls until their last byte is out, and refuses new ones once the server is going away.
-
-    `in_flight` are the calls that it counts; `draining`: whether new ones are refused.
-    """
+    """Counts calls until their last byte is out, and refuses new ones once the server is going away."""
 
     def __init__(self) -> None:
-        self.in_flight = 0
-        self.draining = False
+        self._in_flight = 0
+        self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
     def around(self, context: Context) -> Iterator[None]:
-        if self.draining:
+        if self._draining:
             raise ShuttingDown(
                 "the server is draining: ask another replica, or this one after its restart", retry_after_s=1
             )
-        self.in_flight += 1
+        self._in_flight += 1
         self._idle.clear()
         # Not at the handler's end: then the reply may still have its way to the caller before it.
         context.add_done_callback(lambda _call: self._done())  # type: ignore[arg-type]  # the stub asks for a class
         yield
 
+    @property
+    def has_begun(self) -> bool:
+        return self._draining
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
     def begin(self) -> int:
         """Refuses new calls from now on; returns how many are in flight."""
-        self.draining = True
-        return self.in_flight
+        self._draining = True
+        return self._in_flight
 
     async def finished(self) -> None:
         """Returns when no call is in flight."""
         await self._idle.wait()
 
     def _done(self) -> None:
-        self.in_flight -= 1
-        if not self.in_flight:
+        self._in_flight -= 1
+        if not self._in_flight:
             self._idle.set()
 
 

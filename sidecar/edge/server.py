@@ -139,7 +139,9 @@ class Server:
 
     def statistics(self) -> ServerStatistics:
         """A snapshot for observers; may be read from any thread."""
-        return ServerStatistics(self._health.is_serving(SERVICE), self._drain.draining, self._drain.in_flight)
+        return ServerStatistics(
+            self._health.is_serving(SERVICE), self._drain.has_begun, self._drain.in_flight
+        )
 
     async def stop(self) -> bool:
         """Drains and stops. Returns whether every accepted call was finished within the bound."""

@@ -304,7 +304,6 @@ class TestMetrics:
                 client.preprocess("clop", picture())
             assert 'sidecar_calls_total{method="Preprocess",reason="UNKNOWN_MODEL"} 1.0' in scrape(sidecar)
 
-
     def test_readiness_models_and_calls_under_way_are_told(self) -> None:
         with running(CLIP) as sidecar:
             text = scrape(sidecar)
