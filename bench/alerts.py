@@ -51,10 +51,11 @@ class _Fault:
     cores: float | None = None
 
 
+# Strong ones: others on the machine may make it half as fast, or twice, from one half minute to the next.
 _FAULTS = (
-    _Fault("more demand than preprocessing can do, starved by half", faster=0.5),
-    _Fault("more demand than preprocessing can do, starved by a fifth", faster=0.2),
-    _Fault("a quota of 0.4 cores", cores=0.4),
+    _Fault("more demand than preprocessing can do, starved by nine tenths", faster=0.9),
+    _Fault("more demand than preprocessing can do, starved by two thirds", faster=0.66),
+    _Fault("a quota of 0.15 cores", cores=0.15),
 )
 
 

@@ -140,8 +140,8 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
         Panel(
             "States",
             "Every instant is in exactly one state. idle_prep is starvation: requests are in preprocessing, and there "
-            "is nothing else to do. idle_xfer waits for tensors on their way, idle_batch for a batch to fill, idle_demand "
-            "for callers; hung has work and does none of it. Mean over the chosen models and pods.",
+            "is nothing else to do. idle_xfer waits for tensors on their way, idle_batch for a batch to fill, "
+            "idle_demand for callers; hung has work and does none of it. Mean over the chosen models and pods.",
             "percentunit",
             {f"avg by (state) (rate({_STATES}{{{UP}}}{RATE}))": "{{state}}"},
             kind="stack",
