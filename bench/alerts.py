@@ -32,7 +32,7 @@ _MEDIA = "1080p"
 # Before a fault: longer than the alert's own `for` and what scrapes and looks add to it. The accelerator then takes so
 # many times as long as preprocessing was just measured to, for others on the machine may slow that down meanwhile.
 _CALM_S = 25.0
-_SLOWER = 4.0
+_SLOWER = 10.0
 _MOST_S = 60.0
 # What Grafana puts in for its variables where all are chosen.
 _OF_GRAFANA = re.compile(r"\$\w+")
@@ -55,7 +55,7 @@ class _Fault:
 _FAULTS = (
     _Fault("more demand than preprocessing can do, starved by nine tenths", faster=0.9),
     _Fault("more demand than preprocessing can do, starved by two thirds", faster=0.66),
-    _Fault("a quota of 0.15 cores", cores=0.15),
+    _Fault("a quota of a tenth of a core", cores=0.1),
 )
 
 

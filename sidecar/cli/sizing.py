@@ -105,7 +105,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL:RATE@MEDIA",
         dest="streams",
         help="say what such media would take, as clip:200/s@1080p, whisper:600/min@30s.opus, or @FILE; may be "
-        "repeated. MODEL is one of the settings, or a directory; with --cores, replicas of at most that many are counted",
+        "repeated. MODEL is one of the settings, or a directory; with --cores, no replica has more",
     )
     parser.add_argument(
         "--factor",

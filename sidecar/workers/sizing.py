@@ -76,7 +76,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How many replicas of how many cores each; which part of these the demand uses, and which part of a core each front."""
+    """Replicas of so many cores each; which part of these the demand uses, and which part of a core each front."""
 
     replicas: int
     cores: int

@@ -1,4 +1,4 @@
-"""`sidecar plan --for`: what a person writes becomes cores and memory, and what cannot be read is told with its reason."""
+"""`sidecar plan --for`: what a person writes becomes cores and memory; what cannot be read is told with its reason."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_sizes_may_be_named(one: str, same: str, capsys: Said) -> None:
 
 
 def test_a_dearer_format_and_a_longer_sound_cost_more(capsys: Said) -> None:
-    costs = [stream(capsys, f"clip:1/s@1080p.{kind}")["cpu_ms"] for kind in ("jpeg", "webp", "png")]
+    costs = [stream(capsys, f"clip:1/s@1080p.{kind}")["cpu_ms"] for kind in ("jpeg", "png", "webp")]
     assert costs == sorted(costs)
     sounds = [stream(capsys, f"whisper:1/s@{seconds}s.opus")["cpu_ms"] for seconds in (1, 5, 25)]
     assert sounds == sorted(sounds)

@@ -45,7 +45,7 @@ def test_replicas_have_no_more_cores_than_they_may(most: int, replicas: int, cor
 
 
 def test_a_front_that_would_be_the_limit_takes_another_replica_and_bounds_the_headroom() -> None:
-    found = split(Demand(workers=3.0, front=2.8))
+    found = split(Demand(workers=0.8, front=2.8))
     assert found.replicas == 4
     assert found.front_used <= FRONT_USE
     assert found.headroom == pytest.approx(4 / 2.8)
@@ -68,4 +68,5 @@ def test_larger_media_never_need_less_room() -> None:
 
 
 def test_more_replicas_hold_less_of_the_queue_each() -> None:
-    assert room([PHOTOS], PLAN, 8).memory < room([PHOTOS], PLAN, 1).memory
+    many = dataclasses.replace(PHOTOS, rate=1e3, encoded_bytes=8 * MIB)
+    assert room([many], PLAN, 100).memory < room([many], PLAN, 1).memory
