@@ -41,7 +41,7 @@ _NEVER_S = 999.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Fault:
+class Fault:
     """A way to starve the accelerator: how much faster it becomes, by the part of the time that it will lack work; how
     many cores a quota leaves.
     """
@@ -52,14 +52,14 @@ class _Fault:
 
 
 # Strong ones: others on the machine may make it half as fast, or twice, from one half minute to the next.
-_FAULTS = (
-    _Fault("more demand than preprocessing can do, starved by nine tenths", faster=0.9),
-    _Fault("more demand than preprocessing can do, starved by two thirds", faster=0.66),
-    _Fault("a quota of a tenth of a core", cores=0.1),
+FAULTS = (
+    Fault("more demand than preprocessing can do, starved by nine tenths", faster=0.9),
+    Fault("more demand than preprocessing can do, starved by two thirds", faster=0.66),
+    Fault("a quota of a tenth of a core", cores=0.1),
 )
 
 
-def run(rounds: int = ROUNDS, faults: Sequence[_Fault] = _FAULTS) -> dict[str, Any]:
+def run(rounds: int = ROUNDS, faults: Sequence[Fault] = FAULTS) -> dict[str, Any]:
     """Some minutes. Raises CannotInstall where no Triton or no Prometheus can run."""
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
@@ -78,7 +78,7 @@ def run(rounds: int = ROUNDS, faults: Sequence[_Fault] = _FAULTS) -> dict[str, A
     return {**report("alerts", cases, _targets(cases, asked)), "stage": told, "queries": asked}
 
 
-async def _played(troupe: Troupe, watching: Prometheus, fault: _Fault) -> dict[str, Any]:
+async def _played(troupe: Troupe, watching: Prometheus, fault: Fault) -> dict[str, Any]:
     """One fault, let in and taken back, while callers go on."""
     over = False
     accelerator, load = troupe.stage.accelerators[PICTURES], LOADS[_MEDIA]

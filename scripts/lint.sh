@@ -30,4 +30,6 @@ if grep -nE '://' requirements/*.lock; then exit 1; fi
 say "figures in the docs are those of bench/results"
 $bin/python scripts/figures.py --check
 $bin/python scripts/parity_table.py --check
+say "the chart's dashboard is what its table makes"
+$bin/python scripts/dashboards.py --check
 say "all is well"
