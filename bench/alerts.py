@@ -42,20 +42,20 @@ _NEVER_S = 999.0
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A way to starve the accelerator: how much faster it becomes, by the part of the time that it will lack work; how
-    many cores a quota leaves.
+    """A way to starve the accelerator: how fast it becomes, by the part of the time for which it then lacks work (below
+    nothing: slower than that), and how many cores a quota leaves.
     """
 
     name: str
-    faster: float = 0.0
+    lacks: float
     cores: float | None = None
 
 
 # Strong ones: others on the machine may make it half as fast, or twice, from one half minute to the next.
 FAULTS = (
-    Fault("more demand than preprocessing can do, starved by nine tenths", faster=0.9),
-    Fault("more demand than preprocessing can do, starved by two thirds", faster=0.66),
-    Fault("a quota of a tenth of a core", cores=0.1),
+    Fault("more demand than preprocessing can do, starved by nine tenths", 0.9),
+    Fault("more demand than preprocessing can do, starved by two thirds", 0.66),
+    Fault("a quota of 0.4 of two cores", -0.5, cores=0.4),
 )
 
 
@@ -89,8 +89,7 @@ async def _played(troupe: Troupe, watching: Prometheus, fault: Fault) -> dict[st
     try:
         await watching.until(lambda firing: not _starved(firing), _MOST_S)
         false_after = await watching.until(_starved, _CALM_S)
-        if fault.faster:
-            accelerator.take((1 - fault.faster) * 1e3 / troupe.rates[_MEDIA])
+        accelerator.take((1 - fault.lacks) * 1e3 / troupe.rates[_MEDIA])
         troupe.stage.allow(fault.cores)
         fired = await watching.until(_starved, _MOST_S)
         # A fault lasts for a while longer, in which the alert may not waver.
