@@ -34,6 +34,8 @@ _MEDIA = "1080p"
 _CALM_S = 25.0
 _SLOWER = 10.0
 _MOST_S = 60.0
+# How often a calm beginning is waited for. Where an alert rings already, nothing can be said of how soon it does.
+_TRIES = 3
 # What Grafana puts in for its variables where all are chosen.
 _OF_GRAFANA = re.compile(r"\$\w+")
 # Stands for what never came.
@@ -87,8 +89,14 @@ async def _played(troupe: Troupe, watching: Prometheus, fault: Fault) -> dict[st
     address = troupe.stage.sidecars[NEAR].address
     calls = asyncio.create_task(call_on(address, replace(load), Noted(), lambda: over))
     try:
-        await watching.until(lambda firing: not _starved(firing), _MOST_S)
-        false_after = await watching.until(_starved, _CALM_S)
+        false = 0
+        for _ in range(_TRIES):
+            await watching.until(lambda firing: not _starved(firing), _MOST_S)
+            if await watching.until(_starved, _CALM_S) is None:
+                break
+            false += 1
+        if false == _TRIES:
+            return {"case": fault.name, "false": false}
         accelerator.take((1 - fault.lacks) * 1e3 / troupe.rates[_MEDIA])
         troupe.stage.allow(fault.cores)
         fired = await watching.until(_starved, _MOST_S)
@@ -105,7 +113,7 @@ async def _played(troupe: Troupe, watching: Prometheus, fault: Fault) -> dict[st
         "case": fault.name,
         "fired_s": _NEVER_S if fired is None else round(fired, 1),
         "cleared_s": _NEVER_S if cleared is None else round(cleared, 1),
-        "false": int(false_after is not None),
+        "false": false,
         "wavered": int(wavered is not None),
     }
 
@@ -132,18 +140,26 @@ def _asked(watching: Prometheus, address: str) -> dict[str, Any]:
 
 
 def _targets(cases: Sequence[Mapping[str, Any]], asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    told = [each for each in cases if "fired_s" in each]
+    never = {"fired_s": _NEVER_S, "cleared_s": _NEVER_S, "wavered": 0}
     return [
-        at_least("starvations let in", len(cases), 1),
+        at_least("starvations let in after a calm beginning", len(told), len(cases)),
         at_most(
             "from an injected starvation until its alert fires, the latest, s",
-            max(c["fired_s"] for c in cases),
+            max(each["fired_s"] for each in told or [never]),
             30,
         ),
         at_most(
-            "from its end until the alert is over, the latest, s", max(c["cleared_s"] for c in cases), 30
+            "from its end until the alert is over, the latest, s",
+            max(each["cleared_s"] for each in told or [never]),
+            30,
         ),
-        at_most("alerts of starvation while the accelerator is the limit", sum(c["false"] for c in cases), 0),
-        at_most("alerts that were over while the starvation was not", sum(c["wavered"] for c in cases), 0),
+        at_most(
+            "alerts of starvation while the accelerator is the limit", sum(each["false"] for each in cases), 0
+        ),
+        at_most(
+            "alerts that were over while the starvation was not", sum(each["wavered"] for each in told), 0
+        ),
         at_most("queries on metrics, labels or values that do not exist", len(asked["wrong"]), 0),
         at_most("queries that the real Prometheus refuses", len(asked["refused"]), 0),
         at_most("panels of the dashboards without a series", len(asked["empty"]), 0),
