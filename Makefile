@@ -6,7 +6,7 @@ RUN := .venv/bin/python
 
 .PHONY: help
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install everything into .venv (all other verbs do it for you)
@@ -31,6 +31,11 @@ test: setup testbed ## run the tests
 .PHONY: check
 check: setup testbed ## run the long suites too: full parity, mutations
 	@scripts/test.sh --full
+
+.PHONY: alerts-test
+alerts-test: setup testbed ## test alerts by a real promtool, and every query against a running server
+	@scripts/prometheus.sh >/dev/null
+	@$(RUN) -m pytest tests/helm
 
 .PHONY: lint
 lint: setup ## check style, types, import contracts, the wire contract and what is generated

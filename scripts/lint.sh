@@ -32,4 +32,6 @@ $bin/python scripts/figures.py --check
 $bin/python scripts/parity_table.py --check
 say "the chart's schema and page are made of its values and of the settings"
 $bin/python scripts/chart_docs.py --check
+say "the chart's dashboard is what its table makes"
+$bin/python scripts/dashboards.py --check
 say "all is well"

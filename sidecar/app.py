@@ -36,6 +36,7 @@ from sidecar.edge.visits import Visits
 from sidecar.media import Cost
 from sidecar.observe.journal import Journal
 from sidecar.observe.logs import RequestLog
+from sidecar.observe.machine import Machine
 from sidecar.observe.metrics import Metrics
 from sidecar.observe.tracing import Tracing
 from sidecar.observe.watcher import Watcher
@@ -128,7 +129,7 @@ class App:
             shared = Shared(settings.cache, arena)
             parts.push_async_callback(shared.close)
             replays = Replays(settings.replays)
-            metrics = Metrics()
+            metrics, machine = Metrics(), Machine()
             for read in (
                 lambda: readings.work_readings(gate, workers, arena),
                 lambda: readings.plan_readings(planner),
@@ -137,6 +138,8 @@ class App:
                 lambda: readings.credit_readings(credit),
                 lambda: readings.lane_readings(turns),
                 lambda: readings.handover_readings(upstream),
+                lambda: readings.model_readings(catalogue),
+                lambda: readings.machine_readings(machine),
             ):
                 metrics.watch(read)
             surroundings = Surroundings(
@@ -177,6 +180,7 @@ class App:
             server = self._server = _server(
                 settings, catalogue, upstream, pipeline, uploads, replays, metrics, seen, callers
             )
+            metrics.watch(lambda: readings.serving_readings(server))
             await server.start()
             parts.push_async_callback(self._stop, server)
             self.addresses, self.beside = server.addresses, server.beside

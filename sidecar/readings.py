@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sidecar.arena.arena import Arena
+from sidecar.catalogue import Catalogue, ModelState
+from sidecar.edge.server import Server
+from sidecar.observe.machine import Machine
 from sidecar.observe.metrics import Reading
 from sidecar.observe.watcher import Watcher
 from sidecar.reuse.replays import Replays
@@ -42,6 +45,35 @@ def work_readings(gate: Gate, workers: Workers, arena: Arena) -> Iterator[Readin
         ("sidecar_arena_leased_bytes", "Of it, leased.", slots.leased_bytes, False),
         ("sidecar_arena_expired_leases", "Leases held longer than allowed.", slots.expired_total, True),
     )
+
+
+def serving_readings(server: Server) -> Iterator[Reading]:
+    """Whether calls are taken, and how many are in the house."""
+    now = server.statistics()
+    yield from _told(
+        ("sidecar_ready", "1 while requests can be answered, as health tells it.", now.ready, False),
+        ("sidecar_draining", "1 from the signal to stop until the end.", now.draining, False),
+        ("sidecar_calls_under_way", "Calls accepted and not ended.", now.under_way, False),
+    )
+
+
+def model_readings(catalogue: Catalogue) -> Iterator[Reading]:
+    """A reading a model: whether it was found at the model server, as its recipe needs it."""
+    for model in catalogue.all():
+        labels = {"model": model.name, "upstream": model.upstream}
+        ready = model.state is ModelState.READY
+        yield Reading("sidecar_model_ready", "1 while it can be asked.", labels, ready, False)
+
+
+def machine_readings(machine: Machine) -> Iterator[Reading]:
+    """CPU time of the front, and what a quota took away, where the kernel tells it."""
+    now = machine.look(())
+    yield from _told(
+        ("sidecar_front_cpu_seconds", "CPU time of the front process.", now.front_ns / 1e9, True)
+    )
+    if now.throttled_ns is not None:
+        words = "Time for which a CPU quota kept threads waiting, summed over CPUs."
+        yield from _told(("sidecar_throttled_seconds", words, now.throttled_ns / 1e9, True))
 
 
 def plan_readings(planner: Planner) -> Iterator[Reading]:
@@ -97,6 +129,12 @@ def handover_readings(upstream: TritonUpstream | None) -> Iterator[Reading]:
         return
     now = upstream.handover()
     yield from _told(
+        (
+            "sidecar_handover_wanted",
+            "1 where the settings want shared memory used.",
+            now.wanted,
+            False,
+        ),
         (
             "sidecar_handover_shared_memory",
             "1 while tensors go by shared memory, 0 while as bytes.",

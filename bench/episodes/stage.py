@@ -208,8 +208,9 @@ def accelerators(folder: Path) -> Iterator[tuple[Triton, dict[str, Accelerator],
 
 
 @contextmanager
-def stage(folder: Path) -> Iterator[Stage]:
-    """Starts everything, and ends it; the model server's trace is left in the folder.
+def stage(folder: Path, **near_has: str) -> Iterator[Stage]:
+    """Starts everything, and ends it; the model server's trace is left in the folder. `near_has` are further settings
+    of the near sidecar.
 
     Raises CannotInstall or TritonFailed where no Triton can run.
     """
@@ -222,7 +223,7 @@ def stage(folder: Path) -> Iterator[Stage]:
         way = running.enter_context(relayed(triton.grpc_address, control))
         limit = running.enter_context(quota())
         with limit.starting():
-            near = running.enter_context(sidecar(triton.grpc_address, recipes))
+            near = running.enter_context(sidecar(triton.grpc_address, recipes, **near_has))
         far = running.enter_context(sidecar(way, recipes))
         loop = running.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
         set_up = Stage(

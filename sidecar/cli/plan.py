@@ -1,4 +1,5 @@
-"""`sidecar plan`: what the container has, the threads that follow from it, and why these numbers.
+"""`sidecar plan`: what the container has, the threads that follow from it, and why these numbers; with `--for`, what
+media that has not come yet would take (`sizing.py`).
 
 It reads the settings as `serve` does and the limits of where it runs, or those that it is told, starts nothing, and
 needs no server.
@@ -12,16 +13,21 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sidecar.app import wanted
+from sidecar.cli import sizing
 from sidecar.settings import Settings
 from sidecar.workers.budget import Bound, Budget, read_budget
 from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.planner import Planner
+from sidecar.workers.sizing import room
 
+# More than any plan asks for.
+_PLENTY = 1 << 50
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 _MEMORY = re.compile(r"(\d+)(Ki|Mi|Gi|K|M|G)?")
 
@@ -37,16 +43,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", type=_memory, metavar="SIZE", help="plan for so much memory, such as 2Gi, instead of this"
     )
+    sizing.add_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print it as one JSON object")
 
 
 def plan(settings: Settings, options: argparse.Namespace, root: Path = Path("/")) -> int:
-    """Prints the plan. Raises SettingsError for settings that make none."""
+    """Prints the plan, or what streams of media take. Returns 1 where a memory limit that was told holds no replica of
+    them, else 0. Raises SettingsError for settings that make no plan.
+    """
+    if options.streams:
+        return _size(settings, options, root)
     budget = _supposed(read_budget(os.sched_getaffinity(0), root), options.cores, options.memory)
     made = Planner(wanted(settings), budget).plan
     told = json.dumps(_fields(budget, made), indent=2) if options.json else "\n".join(_lines(budget, made))
     print(told)  # noqa: T201 - a command talks to its terminal
     return 0
+
+
+def _size(settings: Settings, options: argparse.Namespace, root: Path) -> int:
+    found = sizing.sized(settings, options.streams, options.factor, options.cores)
+    budget = read_budget(os.sched_getaffinity(0), root)
+    # Memory follows from the plan, so the plan is made for as much as it may take.
+    made = Planner(wanted(settings), _supposed(budget, found.split.cores, _PLENTY)).plan
+    needed = room(found.streams, made, found.split.replicas)
+    if options.json:
+        told = json.dumps(sizing.fields(found, made, needed), indent=2)
+    else:
+        told = "\n".join(sizing.lines(found, made, needed))
+    print(told)  # noqa: T201 - a command talks to its terminal
+    if options.memory is None or options.memory >= needed.memory:
+        return 0
+    short = f"{_size_words(options.memory)} of memory are less than the {_size_words(needed.memory)} that it takes"
+    print(f"sidecar: {short}", file=sys.stderr)  # noqa: T201 - as above
+    return 1
 
 
 def _supposed(budget: Budget, cores: float | None, memory_bytes: int | None) -> Budget:
@@ -66,8 +95,8 @@ def _lines(budget: Budget, made: ThreadPlan) -> Iterator[str]:
         ", which seem to be this container's alone" if budget.exclusive else ""
     )
     yield from _bounds(budget.cpu_bounds, lambda allows: f"{allows:g}")
-    yield f"{_size(budget.memory_bytes)} of memory"
-    yield from _bounds(budget.memory_bounds, _size)
+    yield f"{_size_words(budget.memory_bytes)} of memory"
+    yield from _bounds(budget.memory_bounds, _size_words)
     for file in budget.unreadable:
         yield f"cannot be read, and may be a limit all the same: {file}"
     yield ""
@@ -94,7 +123,7 @@ def _fields(budget: Budget, made: ThreadPlan) -> dict[str, Any]:
     }
 
 
-def _size(nbytes: float) -> str:
+def _size_words(nbytes: float) -> str:
     return f"{nbytes / (1 << 30):.4g} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.4g} MiB"
 
 

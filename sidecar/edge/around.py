@@ -184,6 +184,10 @@ class Drain:
     def has_begun(self) -> bool:
         return self._draining
 
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
     def begin(self) -> int:
         """Refuses new calls from now on; returns how many are in flight."""
         self._draining = True

@@ -38,6 +38,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # the packa
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def is_serving(self, service: str) -> bool:
+        """The state now; false for a service that is not here."""
+        return self._serving.get(service, False)
+
     async def Check(  # noqa: N802 - gRPC's name
         self, request: health_pb2.HealthCheckRequest, context: _Context
     ) -> health_pb2.HealthCheckResponse:

@@ -87,6 +87,15 @@ def _check_addresses(key: str, addresses: Sequence[str], taken: Sequence[str], *
         )
 
 
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """Whether health says SERVING, whether the server is going away, and how many accepted calls have not ended."""
+
+    ready: bool
+    draining: bool
+    under_way: int
+
+
 class Server:
     """A gRPC server for the Preprocessor, its diagnostics, its health and its reflection."""
 
@@ -189,6 +198,12 @@ class Server:
         """Refuses new calls from now on, finishes the others and stays; returns how many these are."""
         self._health.set(SERVICE, serving=False)
         return self._drain.begin()
+
+    def statistics(self) -> ServerStatistics:
+        """A snapshot for observers; may be read from any thread."""
+        return ServerStatistics(
+            self._health.is_serving(SERVICE), self._drain.has_begun, self._drain.in_flight
+        )
 
     async def stop(self) -> bool:
         """Drains and stops. Returns whether every accepted call was finished within the bound."""

@@ -324,6 +324,19 @@ class TestMetrics:
                 client.preprocess("clop", picture())
             assert 'sidecar_calls_total{method="Preprocess",reason="UNKNOWN_MODEL"} 1.0' in scrape(sidecar)
 
+    def test_readiness_models_and_calls_under_way_are_told(self) -> None:
+        with running(CLIP) as sidecar:
+            text = scrape(sidecar)
+        assert 'sidecar_model_ready{model="clip",upstream="clip"} 1.0' in text
+        for line in ("sidecar_ready 1.0", "sidecar_draining 0.0", "sidecar_calls_under_way 0.0"):
+            assert line in text.splitlines()
+
+    def test_a_model_server_that_is_not_there_leaves_its_models_not_ready(self) -> None:
+        with running(CLIP, "127.0.0.1:1") as sidecar:
+            text = scrape(sidecar)
+        assert 'sidecar_model_ready{model="clip",upstream="clip"} 0.0' in text
+        assert "sidecar_ready 0.0" in text.splitlines()
+
 
 def scrape(sidecar: Running) -> str:
     with urllib.request.urlopen(f"http://{sidecar.app.metrics_address}/metrics", timeout=10) as answer:

@@ -65,7 +65,8 @@ _UNSETTLED = "calls from before the connection was lost still use it"
 class Handover:
     """How tensors went to the model server.
 
-    `path` is what is in use, "unknown" while the server has not been asked, and `reason` why it is bytes.
+    `path` is what is in use, "unknown" while the server has not been asked, and `reason` why it is bytes. `wanted`:
+    the settings ask for shared memory.
     Since the start: how often the arena was registered; calls that named it, and those that did not;
     bytes of inputs that were told by place, and those copied into messages; calls that ran on at the
     server after their caller had gone, because outputs were to be written to slots. Now: calls that still
@@ -74,6 +75,7 @@ class Handover:
 
     path: Literal["shared_memory", "raw", "unknown"] = "raw"
     reason: str = ""
+    wanted: bool = True
     registrations_total: int = 0
     shared_calls_total: int = 0
     raw_calls_total: int = 0

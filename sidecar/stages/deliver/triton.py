@@ -254,6 +254,7 @@ class TritonUpstream:
         return Handover(
             path=self._lender.path,
             reason=self._lender.reason,
+            wanted=self._config.shared_memory != "off",
             registrations_total=self._lender.registrations_total,
             shared_calls_total=self._shared_calls_total,
             raw_calls_total=self._raw_calls_total,
