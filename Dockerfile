@@ -14,7 +14,7 @@ ARG DECODERS="jpg zlib libtiff webp avif"
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_PROGRESS_BAR=off
 
 # The headers of Python are looked for: Debian's own Python has them in a package of their own.
-# hadolint ignore=DL3008
+# hadolint ignore=DL3008,SC2086
 RUN if [ "$PILLOW-${TARGETARCH:-$(dpkg --print-architecture)}" = auto-amd64 ]; then \
         python -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
             && headers='' || headers=python3-dev; \
@@ -64,7 +64,7 @@ RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --no-index -w /opt/w
 COPY scripts/kernels.py scripts/
 RUN find /opt/venv -type d -name tests -prune -exec rm -rf {} + && \
     packages=$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
-    cd / && /opt/venv/bin/python /src/scripts/kernels.py "$packages/sidecar/stages/kept" && \
+    /opt/venv/bin/python scripts/kernels.py "$packages/sidecar/stages/kept" && \
     find /opt/venv -type d -name __pycache__ -prune -exec rm -rf {} + && \
     /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv
 

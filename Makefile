@@ -6,7 +6,7 @@ RUN := .venv/bin/python
 
 .PHONY: help
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## install everything into .venv (all other verbs do it for you)
@@ -41,6 +41,18 @@ bench: setup testbed ## run the benchmarks and write bench/results/
 	@scripts/peers.sh
 	@$(RUN) -m bench; status=$$?; $(RUN) scripts/figures.py && exit $$status
 
+.PHONY: image
+image: ## build the container image (IMAGE=name, IMAGE_FLAGS for the engine's build)
+	@scripts/image.sh
+
+.PHONY: image-test
+image-test: setup image-lint ## build the image and run it for real beside Triton, limited and locked down
+	@scripts/image.sh --test
+
+.PHONY: image-lint
+image-lint: ## check how the Dockerfiles are written
+	@scripts/image.sh --lint
+
 .PHONY: protos
 protos: setup ## generate the contract's Python code anew
 	@scripts/protos.sh
@@ -51,4 +63,4 @@ lock: setup ## resolve requirements/*.in anew into the lock files
 
 .PHONY: clean
 clean: ## remove what the verbs made
-	rm -rf .venv .venv-models .venv-simd .venv-peers .triton .cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-models .venv-simd .venv-peers .venv-image .triton .cache .mypy_cache .ruff_cache .import_linter_cache

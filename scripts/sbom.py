@@ -1,7 +1,7 @@
-"""Prints what is in this image as a CycloneDX 1.6 bill of materials: Python's packages, Debian's, and what wheels carry.
+"""Prints what is in this image as a CycloneDX 1.6 bill of materials: packages of Python and Debian, and wheels' insides.
 
-Run inside the image, by the environment's own Python. It looks and asks nobody. Libraries inside wheels have no entry of a
-package manager, so those that parse media are asked for their versions themselves.
+Run inside the image, by the environment's own Python. It looks, and asks nobody. No package manager knows of libraries
+inside wheels, so those that parse media are asked for their versions themselves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from PIL import features
 PROJECT = "multimodal-sidecar"
 # A namespace of the bill's own, so that equal images have equal serial numbers.
 NAMESPACE = uuid.UUID("6f0f1c1e-2d3b-4c58-9d2a-8e7a51a3c0de")
-DEBIAN = ("dpkg-query", "--show", "--showformat", "${Package}\t${Version}\t${Architecture}\t${source:Package}\n")
+DEBIAN = (
+    "dpkg-query",
+    "--show",
+    "--showformat",
+    "${Package}\t${Version}\t${Architecture}\t${source:Package}\n",
+)
 
 
 def main() -> int:
@@ -88,7 +93,11 @@ def inside_wheels() -> Iterator[dict[str, Any]]:
         version = features.version(feature)
         if feature != "pil" and version:
             yield component(
-                "library", feature, str(version), f"pkg:generic/{feature}@{quote(str(version))}", used_by=pillow
+                "library",
+                feature,
+                str(version),
+                f"pkg:generic/{feature}@{quote(str(version))}",
+                used_by=pillow,
             )
 
 

@@ -26,8 +26,14 @@ PATIENCE_S = 60.0
 
 def main(what: str, *paths: str) -> int:
     found = {"answers": answers, "drain": drain}[what](*map(Path, paths))
-    print(json.dumps(found), flush=True)
+    say(json.dumps(found))
     return 0
+
+
+def say(line: str) -> None:
+    """A line for whoever reads this container's output, at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def answers(corpus: Path, media: Path) -> dict[str, Any]:
@@ -67,7 +73,7 @@ def drain(picture: Path) -> dict[str, Any]:
         calling.start()
         while metrics().get("sidecar_handover_shared_bytes_total", 0.0) == before and calling.is_alive():
             time.sleep(0.02)
-        print("under way", flush=True)
+        say("under way")
         while calling.is_alive() and "refused" not in found:
             try:
                 client.preprocess("clip", picture)
@@ -94,7 +100,7 @@ def ready(client: Client) -> None:
 
 def metrics() -> dict[str, float]:
     """The metrics without labels."""
-    with urllib.request.urlopen(METRICS, timeout=10) as page:  # noqa: S310 - the address above
+    with urllib.request.urlopen(METRICS, timeout=10) as page:
         lines = page.read().decode().splitlines()
     pairs = (line.split() for line in lines if line and not line.startswith("#") and "{" not in line)
     return {name: float(value) for name, value, *_ in pairs}

@@ -92,7 +92,7 @@ def _valid(bill: Mapping[str, Any]) -> tuple[bool, str]:
         "SchemaVersion; error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(sys.stdin.read()); "
         "print(error or 'no error'); sys.exit(error is not None)"
     )
-    done = subprocess.run(  # noqa: S603 - our own tools
+    done = subprocess.run(
         [TOOLS, "-c", code], input=json.dumps(bill), check=False, capture_output=True, text=True
     )
     return done.returncode == 0, done.stdout + done.stderr
@@ -113,7 +113,7 @@ def refusals(engine: Engine, image: str, checks: Checks) -> None:
         flag = needs.out.strip()
         checks.that(
             f"a processor without {flag} is refused in words",
-            ended.status == 2 and f"lacks {flag}" in ended.err,  # noqa: PLR2004 - wrong settings
+            ended.status == 2 and f"lacks {flag}" in ended.err,
             f"status {ended.status}: {ended.err}",
         )
     few = ("--memory=64m", "--memory-swap=64m")
@@ -121,7 +121,7 @@ def refusals(engine: Engine, image: str, checks: Checks) -> None:
     last = ended.everything.strip().splitlines()[-1:]
     checks.that(
         "too little memory is refused in words, not killed",
-        ended.status == 2 and "memory" in ended.everything,  # noqa: PLR2004 - wrong settings
+        ended.status == 2 and "memory" in ended.everything,
         f"status {ended.status}: {last}",
     )
     bare = engine.start(
@@ -169,7 +169,7 @@ def confinement(engine: Engine, name: str, checks: Checks) -> None:
     ):
         found = sorted({line.partition(f"{key}:")[2].split()[0] for line in told})
         checks.that(what, found == [value], f"{key} {', '.join(found)} in {len(told)} processes")
-    places = ("/", "/etc/sidecar", "/opt/venv", "/opt/venv/bin", "/usr/bin", "/var/tmp")  # noqa: S108 - to be refused
+    places = ("/", "/etc/sidecar", "/opt/venv", "/opt/venv/bin", "/usr/bin", "/var/tmp")
     wrote = [at for at in places if not engine.inside(name, "/bin/sh", "-c", f"touch {at}/x").status]
     checks.that("its root file system is read-only", not wrote, wrote or f"refused in {', '.join(places)}")
     script = "cp /bin/true /tmp/x && /tmp/x; code=$?; rm -f /tmp/x; exit $code"
@@ -230,7 +230,7 @@ def memory(engine: Engine, name: str, limits: Limits, checks: Checks) -> None:
 def drain(engine: Engine, pod: Pod, checks: Checks) -> None:
     """SIGTERM while a call is with the model."""
     agent = engine.popen("caller", *pod.agent("drain", "/media/text.jpg"))
-    assert agent.stdout is not None  # noqa: S101 - a pipe, as asked for
+    assert agent.stdout is not None
     first = agent.stdout.readline().strip()
     begun = time.monotonic()
     engine.done("stop", "--time", KILL_S, pod.sidecar)

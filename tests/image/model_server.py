@@ -32,7 +32,7 @@ def main() -> None:
         "--pinned-memory-pool-byte-size=0",
         "--exit-timeout-secs=5",
     ]
-    os.execve(command[0], command, environment)  # noqa: S606 - the server that was installed
+    os.execve(command[0], command, environment)
 
 
 if __name__ == "__main__":
