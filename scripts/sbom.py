@@ -1,4 +1,4 @@
-"""Prints what is in this image as a CycloneDX 1.6 bill of materials: packages of Python and Debian, and wheels' insides.
+"""Prints what is in this image as a CycloneDX 1.6 bill of materials: packages of Python, of Debian, and inside wheels.
 
 Run inside the image, by the environment's own Python. It looks, and asks nobody. No package manager knows of libraries
 inside wheels, so those that parse media are asked for their versions themselves.
