@@ -76,7 +76,7 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN --mount=type=bind,from=build,source=/opt/packages,target=/opt/packages \
     apt-get update && \
     apt-get install -y --no-install-recommends tini $(cat /opt/packages) && \
-    rm -rf /var/lib/apt/lists/* /var/cache/ldconfig/aux-cache /var/log/apt /var/log/dpkg.log && \
+    rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/aux-cache /var/log/apt /var/log/dpkg.log && \
     rm -rf "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" /usr/local/bin/pip* && \
     groupadd --gid 10001 sidecar && \
     useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin sidecar && \
