@@ -90,15 +90,9 @@ def inside_wheels() -> Iterator[dict[str, Any]]:
         yield component("library", name, text, f"pkg:generic/{name}@{text}", inside="av")
     pillow = next(name for name in ("pillow-simd", "pillow") if _is_installed(name))
     for feature in sorted({*features.get_supported_modules(), *features.get_supported_codecs()}):
-        version = features.version(feature)
-        if feature != "pil" and version:
-            yield component(
-                "library",
-                feature,
-                str(version),
-                f"pkg:generic/{feature}@{quote(str(version))}",
-                used_by=pillow,
-            )
+        told = features.version(feature)
+        if feature != "pil" and told:
+            yield component("library", feature, told, f"pkg:generic/{feature}@{quote(told)}", used_by=pillow)
 
 
 def _is_installed(name: str) -> bool:

@@ -77,7 +77,7 @@ class _Kept(FunctionCache):
     """Takes, and never keeps: what is missing is compiled for this process alone."""
 
     class _impl_class(CompileResultCacheImpl):  # noqa: N801 - numba's name
-        _locator_classes = [_Place]  # type: ignore[misc]  # noqa: RUF012 - as numba has it
+        _locator_classes = [_Place]  # noqa: RUF012 - as numba has it
 
     def save_overload(self, signature: _Untyped, compiled: _Untyped) -> None:
         """Nothing."""
@@ -92,7 +92,8 @@ def kernel(function: _F) -> _F:
     """
     dispatcher: _Untyped = numba.njit(nogil=True, error_model="numpy")(function)
     if _LEVEL is not None:
-        dispatcher._cache = _Kept(function)  # noqa: SLF001 - where numba has its own, which looks nowhere else
+        kept: _Untyped = _Kept
+        dispatcher._cache = kept(function)  # noqa: SLF001 - where numba has its own, which looks nowhere else
     else:
         with suppress(RuntimeError):
             dispatcher.enable_caching()

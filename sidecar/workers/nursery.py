@@ -33,7 +33,7 @@ _CAPS = (
 )
 _MESSAGE = 4096
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("sidecar.workers.nursery")  # run as __main__
 
 
 def main(descriptor: int, config: dict[str, Any]) -> None:

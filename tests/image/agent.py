@@ -25,8 +25,8 @@ PATIENCE_S = 60.0
 
 
 def main(what: str, *paths: str) -> int:
-    found = {"answers": answers, "drain": drain}[what](*map(Path, paths))
-    say(json.dumps(found))
+    first, *others = map(Path, paths)
+    say(json.dumps(answers(first, *others) if what == "answers" else drain(first)))
     return 0
 
 
