@@ -203,6 +203,13 @@ def work(engine: Engine, pod: Pod, expected: Mapping[str, int], limits: Limits, 
     checks.that("it saw the memory limit", saw, f"{found['memory_bytes'] >> 20} MiB")
 
 
+def cpu_s(engine: Engine, name: str) -> float:
+    """CPU seconds that its control group has used, by version 2's file or version 1's: what a busy machine leaves alone."""
+    script = "awk '/^usage_usec/ {print $2 * 1000}' /sys/fs/cgroup/cpu.stat; cat /sys/fs/cgroup/cpuacct/cpuacct.usage"
+    told = engine.inside(name, "/bin/sh", "-c", f"({script}) 2>/dev/null | head -n 1").out.strip()
+    return float(told or "nan") / 1e9
+
+
 def memory(engine: Engine, name: str, limits: Limits, checks: Checks) -> None:
     """The height of its control group: version 2's file, or version 1's."""
     files = "/sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes"
