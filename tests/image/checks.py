@@ -204,7 +204,7 @@ def work(engine: Engine, pod: Pod, expected: Mapping[str, int], limits: Limits, 
 
 
 def cpu_s(engine: Engine, name: str) -> float:
-    """CPU seconds that its control group has used, by version 2's file or version 1's: what a busy machine leaves alone."""
+    """CPU seconds that its control group has used, by version 2's file or version 1's; no other work adds to them."""
     script = "awk '/^usage_usec/ {print $2 * 1000}' /sys/fs/cgroup/cpu.stat; cat /sys/fs/cgroup/cpuacct/cpuacct.usage"
     told = engine.inside(name, "/bin/sh", "-c", f"({script}) 2>/dev/null | head -n 1").out.strip()
     return float(told or "nan") / 1e9
