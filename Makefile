@@ -54,6 +54,18 @@ chart: setup ## make what is made of the Helm chart: its schema, its page, what 
 chart-test: setup ## hold the chart against Helm, Kubernetes' schemas and policies
 	@scripts/chart.sh test
 
+.PHONY: image
+image: ## build the container image (IMAGE=name, IMAGE_FLAGS for the engine's build)
+	@scripts/image.sh
+
+.PHONY: image-test
+image-test: setup image-lint ## build the image and run it for real beside Triton, limited and locked down
+	@scripts/image.sh --test
+
+.PHONY: image-lint
+image-lint: ## check how the Dockerfiles are written
+	@scripts/image.sh --lint
+
 .PHONY: protos
 protos: setup ## generate the contract's Python code anew
 	@scripts/protos.sh
@@ -64,4 +76,4 @@ lock: setup ## resolve requirements/*.in anew into the lock files
 
 .PHONY: clean
 clean: ## remove what the verbs made
-	rm -rf .venv .venv-models .venv-simd .venv-peers .venv-chart .venv-checkov scripts/chart_schemas/node_modules .triton .cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .venv-models .venv-simd .venv-peers .venv-chart .venv-checkov .venv-image scripts/chart_schemas/node_modules .triton .cache .mypy_cache .ruff_cache .import_linter_cache

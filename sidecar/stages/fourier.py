@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from sidecar.stages.kernels import Arrays, instruction, kernel, part, sealed
+from sidecar.stages.compiled import kernel
+from sidecar.stages.kernels import Arrays, instruction, part, sealed
 
 Wave = npt.NDArray[np.float32]
 Exact = npt.NDArray[np.float64]

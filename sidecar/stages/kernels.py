@@ -2,8 +2,8 @@
 
 Three of them: the separable resize of uint8 pictures in fixed point, the picking of nearest pixels, and the
 lookup that turns bytes into values. `transform/resize.py` and `pack.py` say with which numbers and why; this
-file and `fourier.py`, which builds on it, are the only ones that know numba. Every kernel lets go of the
-interpreter lock and runs on one thread.
+file, what builds on it (`fourier.py`, `unfilter.py`) and `compiled.py` are the only ones that know numba. Every
+kernel lets go of the interpreter lock and runs on one thread.
 Pixels are computed in integers alone, so that they do not depend on how a kernel was compiled.
 
 The resize keeps its bytes in quads: four neighbours along the axis that is being reduced, in one 32-bit
@@ -26,6 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba.extending import intrinsic, register_jitable
+
+from sidecar.stages.compiled import kernel
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
@@ -88,18 +90,6 @@ class Axis(NamedTuple):
     parts: int
     shift: int
     reach: int
-
-
-def kernel(function: _F) -> _F:
-    """Compiled at its first call, or loaded from what an earlier process compiled.
-
-    numba keeps compiled code beside this file or else in the user's cache folder, apart for each kind of
-    processor. Where it may write nowhere it says so here, and the code then stays in memory.
-    """
-    try:
-        return cast("_F", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
-    except RuntimeError:
-        return part(function)
 
 
 def part(function: _F) -> _F:

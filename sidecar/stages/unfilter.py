@@ -19,7 +19,8 @@ import numba
 import numpy as np
 from llvmlite import ir
 
-from sidecar.stages.kernels import CHANNELS, Arrays, Bytes, instruction, kernel, part, sealed
+from sidecar.stages.compiled import kernel
+from sidecar.stages.kernels import CHANNELS, Arrays, Bytes, instruction, part, sealed
 
 SLACK: Final = 8
 """Bytes that `unfilter` may read and write behind the last row."""

@@ -14,6 +14,7 @@ the front closes its channel, and its workers end with it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import selectors
 import signal
@@ -32,6 +33,8 @@ _CAPS = (
 )
 _MESSAGE = 4096
 
+log = logging.getLogger("sidecar.workers.nursery")  # run as __main__
+
 
 def main(descriptor: int, config: dict[str, Any]) -> None:
     """Warms up, then forks until the front goes."""
@@ -47,7 +50,7 @@ def _warm(config: dict[str, Any]) -> memoryview:
     from sidecar.arena.view import attach  # noqa: PLC0415
     from sidecar.observe import logs  # noqa: PLC0415 - the caps are read when libraries are loaded
     from sidecar.recipes import loader  # noqa: F401, PLC0415 - loads every recipe and stage
-    from sidecar.stages import fourier, kernels, unfilter  # noqa: PLC0415
+    from sidecar.stages import compiled, fourier, kernels, unfilter  # noqa: PLC0415
     from sidecar.workers import heap, precedence, process  # noqa: F401, PLC0415
 
     heap.keep_blocks()
@@ -55,6 +58,7 @@ def _warm(config: dict[str, Any]) -> memoryview:
     kernels.warm()
     fourier.warm()
     unfilter.warm()
+    log.info("kernels: %s", compiled.told())
     arena = attach(config["arena"], int(config["arena_bytes"]))
     heap.keep_objects()
     return arena

@@ -8,6 +8,7 @@ its ticket and its slots of the arena, is let go of when it has really ended.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,11 +17,13 @@ from typing import Protocol
 
 from sidecar.arena.lease import Lease
 from sidecar.media import Modality, Source
-from sidecar.stages import fourier, kernels, unfilter
+from sidecar.stages import compiled, fourier, kernels, unfilter
 from sidecar.stages.admit.gate import Slots, Ticket
 from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.precedence import give_way
 from sidecar.workers.worker import Done, Job, work
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,7 @@ class ThreadWorkers:
         await asyncio.to_thread(kernels.warm)
         await asyncio.to_thread(fourier.warm)
         await asyncio.to_thread(unfilter.warm)
+        log.info("kernels: %s", compiled.told())
 
     async def changed(self) -> None:
         await asyncio.get_running_loop().create_future()  # nothing ever does
