@@ -8,6 +8,7 @@ import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -21,7 +22,9 @@ from tests import corpus
 
 @pytest.mark.parametrize(("name", "expected"), corpus.PICTURES.items())
 def test_the_facts_of_a_picture_are_those_of_its_header(name: str, expected: corpus.Picture) -> None:
-    assert probe(corpus.source(name)) == ImageInfo(
+    found = probe(corpus.source(name))
+    assert isinstance(found, ImageInfo)
+    assert replace(found, metadata_bytes=0) == ImageInfo(
         format=expected.format,
         encoded_bytes=len(corpus.image(name)),
         width=expected.width,
