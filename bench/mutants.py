@@ -169,8 +169,9 @@ def _said(ours: Connection) -> list[str]:
 
 def _child(name: str, first: int, end: int, shared: Any, theirs: Connection) -> None:  # noqa: ANN401 - as above
     prepared = Prepared(name)
-    prepared.outcome(mutator(name).seeds[0], 0)  # what is loaded at first use
     mutants = mutator(name)
+    for turn in range(6):
+        prepared.outcome(mutants.seeds[0], turn)  # what is loaded at first use
     with threadpool_limits(1):
         for number in range(first, end):
             data = mutants.mutant(number)

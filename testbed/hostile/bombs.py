@@ -338,6 +338,8 @@ BOMBS: Final[Mapping[str, Callable[[], bytes]]] = {
     "texts behind the pixels.png": lambda: _png(_PIXELS, *[(b"zTXt", _NAMED + _zeros(1))] * 60),
     "exif of 20 MiB.png": lambda: _png((b"eXIf", bytes(20 * _MIB)), _PIXELS),
     "a million chunks.png": lambda: _png(*[(b"teSt", b"")] * 200_000, _PIXELS),
+    "a million chunks behind the pixels.png": lambda: _png(_PIXELS, *[(b"teSt", b"")] * 200_000),
+    "pixels a byte a chunk.png": lambda: _png(*[(b"IDAT", b"x")] * 200_000),
     "two billion frames.png": lambda: _png((b"acTL", struct.pack(">II", 2**31 - 1, 0)), _PIXELS),
     "65535 a side.jpg": lambda: _resized_jpeg(65_535, 65_535, progressive=False),
     "65535 a side in passes.jpg": lambda: _resized_jpeg(65_535, 65_535, progressive=True),

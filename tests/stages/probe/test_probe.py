@@ -147,6 +147,16 @@ def test_a_header_of_countless_parts_is_refused_before_a_library_walks_it(name: 
         probe(Source(_NESTED[name](), label=name))
 
 
+@pytest.mark.parametrize("kind", [b"IDAT", b"teSt"])
+def test_pixels_in_countless_pieces_are_refused_before_a_library_reads_each(kind: bytes) -> None:
+    data = corpus.image("png_rgb.png")
+    pieces = _chunk(kind, b"") * 10_000
+    with pytest.raises(CorruptMedia, match="more than 4096 chunks of less than 1024 bytes"):
+        probe(Source(data[:-12] + pieces + data[-12:]))
+    full = _chunk(kind, bytes(1200)) * 6_000
+    assert probe(Source(data[:-12] + full + data[-12:])).format == "png"
+
+
 def _progressive(extra: int, tail: bytes = b"") -> bytes:
     """A progressive JPEG of 64×64 grey whose last scan comes `extra` times more."""
     file = io.BytesIO()
