@@ -18,7 +18,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -105,8 +105,10 @@ def mutator(name: str) -> Mutator:
     return Mutator(name, seeds, [data for _, data in sorted(files.items())])
 
 
-def verdict(name: str, count: int, first: int = 0) -> Verdict:
-    """Runs so many mutants of a format, in a child at a time."""
+def verdict(
+    name: str, count: int, first: int = 0, seen: Callable[[int], None] = lambda _pid: None
+) -> Verdict:
+    """Runs so many mutants of a format, in a child at a time; `seen` is told of each that is at work, now and then."""
     context = multiprocessing.get_context("spawn")
     shared: Any = context.Value(_Shared, lock=False)
     harm: list[str] = []
@@ -121,6 +123,8 @@ def verdict(name: str, count: int, first: int = 0) -> Verdict:
         hung = False
         while child.is_alive():
             child.join(0.2)
+            if shared.number >= at:
+                seen(child.pid or 0)
             if child.is_alive() and _hangs(child.pid or 0, shared):
                 hung = True
                 child.kill()
@@ -174,12 +178,10 @@ def _child(name: str, first: int, end: int, shared: Any, theirs: Connection) -> 
         prepared.outcome(mutants.seeds[0], turn)  # what is loaded at first use
     with threadpool_limits(1):
         for number in range(first, end):
-            data = mutants.mutant(number)
             shared.number = number
             shared.cpu_begun_ns = time.process_time_ns()
             shared.begun_ns = time.monotonic_ns()
-            found = prepared.outcome(data, number)
-            shared.begun_ns = 0
+            found = prepared.outcome(mutants.mutant(number), number)
             shared.ends[ENDS.index(found.end)] += 1
             shared.worst_cpu_ns = max(shared.worst_cpu_ns, found.cpu_ns)
             shared.worst_excess = max(shared.worst_excess, found.excess)

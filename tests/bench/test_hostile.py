@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import threading
-import time
 from typing import Any
 
 import pytest
 
 from bench.hostile import targets
-from bench.mutants import SPARE, Prepared, Verdict, mutator, verdict
+from bench.mutants import SPARE, Prepared, mutator, verdict
 from tests import corpus
 
 
@@ -64,16 +61,14 @@ def test_a_child_that_dies_or_hangs_loses_one_mutant(
     how: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bench.mutants.LEASE_S", 0.5)
-    found: list[Verdict] = []
-    running = threading.Thread(target=lambda: found.append(verdict("bmp", 3_000)))
-    running.start()
-    while running.is_alive() and not multiprocessing.active_children():
-        time.sleep(0.01)
-    child = multiprocessing.active_children()[0]
-    time.sleep(4)  # until it is at its mutants; which of them, is no matter
-    os.kill(child.pid or 0, how)
-    running.join()
-    (it,) = found
+    hurt: list[int] = []
+
+    def hurt_one(pid: int) -> None:
+        if not hurt:
+            hurt.append(pid)
+            os.kill(pid, how)
+
+    it = verdict("bmp", 3_000, seen=hurt_one)
     assert (it.crashes, it.hangs) == ((1, 0) if how == signal.SIGSEGV else (0, 1))
     assert sum(it.ends.values()) in {2_999, 3_000}
     assert "bmp " in it.harm[0]
