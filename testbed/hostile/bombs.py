@@ -349,6 +349,9 @@ BOMBS: Final[Mapping[str, Callable[[], bytes]]] = {
     "17 MiB of segments.jpg": lambda: b"\xff\xd8" + (b"\xff\xe2\xff\xff" + bytes(65_533)) * 272 + _jpeg()[2:],
     "exif that asks for 80 MB.jpg": lambda: _exif_jpeg(_aliased(2_000, 40_000)),
     "65535 a side.gif": lambda: _gif(65_535, 65_535, _GIF_FRAME),
+    "65535 a side to be cleared.gif": lambda: _gif(
+        16, 16, _GIF_FRAME.replace(b"!\xf9\4\0", b"!\xf9\4\x08").replace(b"\x10\0\x10\0", b"\xff\xff\xff\xff")
+    ),
     "endless.gif": lambda: _gif(16, 16, _GIF_FRAME * 50_000),
     "endless with comments between.gif": lambda: _gif(16, 16, (_GIF_FRAME + b"!\xfe\1x\0" * 9) * 5_000),
     "endless comment.gif": lambda: _gif(16, 16, b"!\xfe" + b"\1x" * 2_000_000 + b"\0", _GIF_FRAME),

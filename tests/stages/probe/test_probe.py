@@ -17,6 +17,7 @@ from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import AudioInfo, DecodeTarget, ImageInfo, Source
 from sidecar.stages.decode import decode
 from sidecar.stages.probe import probe
+from testbed.hostile.bombs import BOMBS
 from tests import corpus
 
 
@@ -79,7 +80,7 @@ def test_the_original_of_a_library_is_kept_as_the_cause() -> None:
     assert "Invalid data" in str(refusal.value.__cause__)
 
 
-@pytest.mark.parametrize("name", ["huge.png", "huge.webp", "huge.tif", "huge.bmp", "huge.gif"])
+@pytest.mark.parametrize("name", ["huge.png", "huge.webp", "huge.tif", "huge.bmp", "huge.gif", "cleared.gif"])
 def test_no_memory_is_taken_for_what_a_header_claims(name: str) -> None:
     source = Source(_HUGE[name](), label=name)
     tracemalloc.start()
@@ -120,6 +121,7 @@ _HUGE: dict[str, Callable[[], bytes]] = {
     "huge.tif": _resized_tiff,
     "huge.bmp": lambda: _resized("bmp_rgb.bmp", 18, struct.pack("<II", 1 << 20, 1 << 20)),
     "huge.gif": lambda: _resized("gif_static.gif", 6, struct.pack("<HH", 65535, 65535)),
+    "cleared.gif": BOMBS["65535 a side to be cleared.gif"],
 }
 
 
