@@ -11,6 +11,7 @@ import argparse
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import atheris
 _AS_THEY_ARE = ["sidecar.stages.kernels", "sidecar.stages.fourier", "sidecar.stages.unfilter"]
 
 with atheris.instrument_imports(include=["sidecar", "PIL"], exclude=_AS_THEY_ARE):
-    from fuzz.targets import CRASHES, TARGETS, format_of
+    from fuzz.targets import CRASHES, TARGETS, Target, format_of
 from testbed.hostile.mutate import MOST_BYTES, Mutator
 
 # Seconds that an input may take by the clock, and MiB that the process may hold, before atheris calls it a finding.
@@ -50,8 +51,21 @@ def main() -> None:
             f"-max_len={MOST_BYTES}", f"-artifact_prefix={crashes}/", "-print_final_stats=1", "-len_control=0",
         ]  # fmt: skip
         mutate = _by_parts(seeds) if target.media else None
-        atheris.Setup([sys.argv[0], *flags, str(corpus)], target.run, custom_mutator=mutate)
+        atheris.Setup([sys.argv[0], *flags, str(corpus)], _keeping(target, crashes), custom_mutator=mutate)
         atheris.Fuzz()
+
+
+def _keeping(target: Target, crashes: Path) -> Callable[[bytes], None]:
+    """The target, leaving what breaks a promise: atheris's own writing is cut off by its alarm where that was slow."""
+
+    def run(data: bytes) -> None:
+        try:
+            target.run(data)
+        except Exception:
+            (crashes / blake2b(data, digest_size=8).hexdigest()).write_bytes(data)
+            raise
+
+    return run
 
 
 def _by_parts(seeds: list[bytes]):  # type: ignore[no-untyped-def]  # noqa: ANN202 - what atheris takes

@@ -105,7 +105,7 @@ def test_mutated_files_raise_nothing_but_the_two_errors(
 
 
 def _mutator(name: str) -> Mutator:
-    known = {**corpus.PICTURES, **corpus.SOUNDS}
+    known: dict[str, corpus.Picture | corpus.Sound] = {**corpus.PICTURES, **corpus.SOUNDS}
     seeds = [corpus.data(each) for each, facts in known.items() if facts.format == name]
     return Mutator(name, seeds, [corpus.data(each) for each in _NAMES])
 
