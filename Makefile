@@ -29,7 +29,7 @@ test: setup testbed ## run the tests
 	@scripts/test.sh
 
 .PHONY: check
-check: setup testbed ## run the long suites too: full parity, mutations
+check: setup testbed ## run the long suites too: full parity, mutations, a short round of fuzzing
 	@scripts/test.sh --full
 
 .PHONY: alerts-test
@@ -40,6 +40,10 @@ alerts-test: setup testbed ## test alerts by a real promtool, and every query ag
 .PHONY: lint
 lint: setup ## check style, types, import contracts, the wire contract and what is generated
 	@scripts/lint.sh
+
+.PHONY: fuzz
+fuzz: setup ## fuzz whatever takes bytes from outside, an hour a target: make fuzz SECONDS=60 NAMES="probe decode"
+	@scripts/fuzz.sh $(NAMES) --seconds $(or $(SECONDS),3600)
 
 .PHONY: bench
 bench: setup testbed ## run the benchmarks and write bench/results/

@@ -15,5 +15,6 @@ NAMES = (
     "tuner",
     "drop_in",
     "alerts",
+    "hostile",
 )
 """All benchmarks: modules of this package, in the order in which `make bench` runs them."""

@@ -50,6 +50,7 @@ from sidecar.stages.admit.cost import CostModel
 from sidecar.stages.admit.credits import Credits
 from sidecar.stages.admit.gate import Gate, GateConfig, choose_memory_bytes
 from sidecar.stages.admit.lanes import Lanes
+from sidecar.stages.admit.limits import LimitsByModel
 from sidecar.stages.admit.turns import Asker, Turns
 from sidecar.stages.deliver.triton import TritonUpstream
 from sidecar.surroundings import Surroundings
@@ -84,6 +85,7 @@ class App:
         self.metrics_address = ""
         self.finished_drain = True
         self._planner: Planner | None = None
+        self._prober: Prober | None = None
         self._watcher: Watcher | None = None
         self._server: Server | None = None
 
@@ -94,8 +96,7 @@ class App:
         keep_blocks()
         async with AsyncExitStack() as parts:
             budget = read_budget(os.sched_getaffinity(0))
-            memory_bytes = budget.memory_bytes
-            arena = Arena.open(settings.arena, memory_bytes)
+            arena = Arena.open(settings.arena, budget.memory_bytes)
             parts.callback(arena.close)
             upstream = TritonUpstream(settings.triton, arena) if settings.triton else None
             if upstream is not None:
@@ -107,7 +108,7 @@ class App:
             parts.enter_context(threadpool_limits(1))
             planner = self._planner = Planner(wanted(settings), budget)
             plan = _told(planner)
-            prober = Prober(plan.probe_threads)
+            prober = self._prober = Prober(plan.probe_threads, settings.formats)
             parts.push_async_callback(prober.close)
             workers = _workers(settings, plan, arena)
             parts.push_async_callback(workers.close)
@@ -115,7 +116,7 @@ class App:
             credit, costs = Credits(), CostModel()
             turns = self._turns(settings.gate, _cores(budget, plan), plan.express_threads)
             media_bytes = choose_memory_bytes(
-                settings.gate.memory_bytes, memory_bytes, arena.size, plan.processes
+                settings.gate.memory_bytes, budget.memory_bytes, arena.size, plan.processes
             )
             gate = Gate(
                 turns,
@@ -155,8 +156,11 @@ class App:
             seen = await parts.enter_async_context(
                 self._observed(surroundings, catalogue, upstream, metrics, planner)
             )
+            limits = LimitsByModel(
+                settings.limits, {name: model.limits for name, model in settings.models.items()}
+            )
             preparer = Preparer(
-                limits=settings.limits,
+                limits=limits,
                 gate=gate,
                 credit=credit,
                 costs=costs,
@@ -167,7 +171,7 @@ class App:
             )
             pipeline = Pipeline(
                 catalogue=catalogue,
-                limits=settings.limits,
+                limits=limits,
                 preparer=preparer,
                 credit=credit,
                 upstream=upstream,
@@ -233,11 +237,14 @@ class App:
         """
         assert self._planner is not None  # noqa: S101 - made before anything is bound
         assert self._watcher is not None  # noqa: S101 - the same
+        assert self._prober is not None  # noqa: S101 - the same
         self._planner.reconfigure(wanted(settings))
         self._watcher.reconfigure(settings.verdict)
+        self._prober.formats = settings.formats
         live = dataclasses.replace(
             self._settings,
             verdict=settings.verdict,
+            formats=settings.formats,
             threads=settings.threads,
             workers=dataclasses.replace(self._settings.workers, processes=settings.workers.processes),
         )

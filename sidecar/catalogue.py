@@ -30,6 +30,7 @@ from sidecar.media import Modality
 from sidecar.recipes.clean import Form, formed
 from sidecar.recipes.loader import load_recipe
 from sidecar.recipes.recipe import Recipe
+from sidecar.stages.admit.limits import ModelLimits
 from sidecar.stages.deliver.bindings import Binding, Grouping, bind
 from sidecar.stages.deliver.upstream import Signature, Upstream
 
@@ -53,7 +54,7 @@ class ModelConfig:
     `form` says in which form the model is handed its media: "tensors" of its recipe, clean "media", or "auto", by what
     its inputs are; `grouping` says how items become inferences; `max_items` bounds the items of a request (0: as
     `limits.items`); `in_flight`, the items that the model server may have at once before it has answered
-    (0: as many as keep it busy).
+    (0: as many as keep it busy); `limits`, what its items may bring where that is another than for all.
     """
 
     recipe: Path | None = None
@@ -68,6 +69,7 @@ class ModelConfig:
     form: Form = "auto"
     max_items: Annotated[int, Ge(0)] = 0
     in_flight: Annotated[int, Ge(0)] = 0
+    limits: ModelLimits = field(default_factory=ModelLimits)
 
 
 class ModelState(enum.Enum):

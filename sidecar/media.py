@@ -53,6 +53,7 @@ class ImageInfo:
     stored pixel mode; `orientation` is EXIF's 1 to 8; `frames` counts animation frames or pages.
     `progressive`: stored in passes over the whole picture (progressive JPEG, interlaced PNG and GIF);
     `subsampling` is a JPEG's of its colours ("4:2:0"), empty where it has none or says nothing usual.
+    `metadata_bytes` are those of the file that are about the picture: EXIF, XMP, profiles, texts.
     """
 
     format: str
@@ -64,6 +65,7 @@ class ImageInfo:
     frames: int = 1
     progressive: bool = False
     subsampling: str = ""
+    metadata_bytes: int = 0
 
     @property
     def modality(self) -> Modality:
@@ -81,7 +83,8 @@ class AudioInfo:
 
     `codec` is FFmpeg's name; `sample_rate` is hertz and `channels` a count, both as stored;
     `duration_s` is what the header claims in seconds, or what FFmpeg makes of the file's size; None where
-    neither says.
+    neither says. `streams` counts those of every kind in the container, covers and films among them;
+    `metadata_bytes` are those of tags, covers and attachments.
     """
 
     format: str
@@ -90,6 +93,8 @@ class AudioInfo:
     sample_rate: int
     channels: int
     duration_s: float | None = None
+    streams: int = 1
+    metadata_bytes: int = 0
 
     @property
     def modality(self) -> Modality:

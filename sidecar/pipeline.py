@@ -20,7 +20,7 @@ from sidecar.observe.journal import Handover
 from sidecar.observe.timings import Stage
 from sidecar.prepare import Preparer
 from sidecar.stages.admit.credits import Credits
-from sidecar.stages.admit.limits import Limits
+from sidecar.stages.admit.limits import Limits, LimitsByModel
 from sidecar.stages.admit.turns import Verdict
 from sidecar.stages.deliver.batching import Batch, batches, rows_of
 from sidecar.stages.deliver.bindings import Grouping
@@ -36,7 +36,7 @@ class Pipeline:
         self,
         *,
         catalogue: Catalogue,
-        limits: Limits,
+        limits: LimitsByModel,
         preparer: Preparer,
         credit: Credits,
         upstream: Upstream | None,
@@ -51,9 +51,9 @@ class Pipeline:
         self._offer = offer
         self._delivering_bytes = 0
 
-    @property
-    def limits(self) -> Limits:
-        return self._limits
+    def limits(self, model: str) -> Limits:
+        """What media for the model of that name may bring."""
+        return self._limits.of(model)
 
     def accept(self, asked: Asked) -> Accepted:
         """Lets a call begin, or refuses it before anything is spent on it; see `entry.accept`.
@@ -70,7 +70,7 @@ class Pipeline:
             asked,
             self._catalogue.get(asked.model),
             has_model_server=self._upstream is not None,
-            limits=self._limits,
+            limits=self._limits.of(asked.model),
         )
 
     async def estimate(
@@ -107,7 +107,7 @@ class Pipeline:
         call = _call(accepted, batch, walk)
         with (
             self._watching(accepted.model),
-            self._under_way(call),
+            self._under_way(call, accepted.model.name),
             self._on_credit(accepted.model.name, len(walk.items), call, walk, streamed=True) as answered,
         ):
             async with aclosing(self._model_server().stream(call, accepted.asked.deadline)) as answers:
@@ -147,7 +147,7 @@ class Pipeline:
                 self._offer(accepted.model.name, call)
                 with (
                     self._watching(accepted.model),
-                    self._under_way(call),
+                    self._under_way(call, accepted.model.name),
                     self._on_credit(accepted.model.name, len(members), call, walk) as answered,
                 ):
                     answer = await self._model_server().infer(call, accepted.asked.deadline)
@@ -179,13 +179,14 @@ class Pipeline:
         return self._upstream
 
     @contextmanager
-    def _under_way(self, call: Call) -> Iterator[None]:
+    def _under_way(self, call: Call, model: str) -> Iterator[None]:
         """Bounds what waits for the model server, which may have stopped answering: Overloaded past it."""
         size = sum(tensor.nbytes for tensor in call.inputs)
-        if self._delivering_bytes and self._delivering_bytes + size > self._limits.delivering_bytes:
+        most = self._limits.of(model).delivering_bytes
+        if self._delivering_bytes and self._delivering_bytes + size > most:
             raise Overloaded(
                 f"tensors of {self._delivering_bytes} bytes wait for the model server and "
-                f"`limits.delivering_bytes` is {self._limits.delivering_bytes}: try again after the hinted time",
+                f"`limits.delivering_bytes` is {most}: try again after the hinted time",
                 # A model server that works takes tensors up in far less; out of the air.
                 retry_after_s=1.0,
             )

@@ -41,7 +41,7 @@ from sidecar.stages.admit.cost import CostModel
 from sidecar.stages.admit.credits import Credits
 from sidecar.stages.admit.gate import Gate, Ticket
 from sidecar.stages.admit.label import check_label
-from sidecar.stages.admit.limits import Limits
+from sidecar.stages.admit.limits import LimitsByModel
 from sidecar.stages.admit.turns import Asker, Verdict
 from sidecar.walk import Item, Received, Walk, side_by_side
 from sidecar.workers.pool import Workers
@@ -70,7 +70,7 @@ class Preparer:
     def __init__(
         self,
         *,
-        limits: Limits,
+        limits: LimitsByModel,
         gate: Gate,
         credit: Credits,
         costs: CostModel,
@@ -277,14 +277,15 @@ class Preparer:
         recipe = _recipe(accepted)
         _check_modality(accepted.model, recipe.modality, source, info)
         item.target = recipe.decode_target(info)
-        self._limits.check(source, info, item.target)
+        limits = self._limits.of(accepted.model.name)
+        limits.check(source, info, item.target)
         quote = self._costs.quote(info, item.target, recipe.workload(info, accepted.data_types))
         # A sound whose length nobody knows is decoded as far as the limits go, and no further.
-        most = min(quote.cost.decoded_bytes, self._limits.max_decoded_bytes(info, item.target))
+        most = min(quote.cost.decoded_bytes, limits.max_decoded_bytes(info, item.target))
         item.quote = replace(quote, cost=replace(quote.cost, decoded_bytes=most))
         item.tokens = recipe.tokens(info)
         sizes = recipe.output_bytes(info, accepted.data_types)
-        self._limits.check_output(source, walk.output_bytes, sum(sizes.values()))
+        limits.check_output(source, walk.output_bytes, sum(sizes.values()))
         item.sizes = sizes
         self._arena.check_fits([max(1, item.output_bytes), *self._inlets([item])], source.label)
         walk.output_bytes += item.output_bytes
@@ -386,7 +387,8 @@ class Preparer:
         while it holds slots could wait for ever.
         """
         source = _source(item)
-        self._limits.check_output(source, walk.output_bytes - item.output_bytes, sum(needed.values()))
+        limits = self._limits.of(accepted.model.name)
+        limits.check_output(source, walk.output_bytes - item.output_bytes, sum(needed.values()))
         layout = lay_out([needed])
         lease = self._arena.try_take(layout.total)
         if lease is None:
@@ -409,7 +411,7 @@ class Preparer:
         """One job, which has the ticket from now on."""
         assert item.info is not None  # noqa: S101 - measured before
         assert item.target is not None  # noqa: S101
-        most = self._limits.max_decoded_bytes(item.info, item.target)
+        most = self._limits.of(accepted.model.name).max_decoded_bytes(item.info, item.target)
         job = Job(
             _source(item),
             item.info,

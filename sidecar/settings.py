@@ -37,6 +37,7 @@ from sidecar.observe.tracing import TracingConfig
 from sidecar.observe.watcher import VerdictConfig
 from sidecar.reuse.cache import CacheConfig
 from sidecar.reuse.replays import ReplaysConfig
+from sidecar.stages.admit.formats import FormatsConfig
 from sidecar.stages.admit.gate import GateConfig
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.triton import TritonConfig
@@ -71,6 +72,7 @@ class Settings:
     tracing: TracingConfig = field(default_factory=TracingConfig)
     verdict: VerdictConfig = field(default_factory=VerdictConfig)
     limits: Limits = field(default_factory=Limits)
+    formats: FormatsConfig = field(default_factory=FormatsConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     threads: ThreadsConfig = field(default_factory=ThreadsConfig)

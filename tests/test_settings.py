@@ -11,7 +11,8 @@ import yaml
 from sidecar.catalogue import ModelConfig
 from sidecar.errors import SettingsError
 from sidecar.settings import Settings, changed_keys, load_settings, slips
-from sidecar.stages.admit.limits import Limits
+from sidecar.stages.admit.formats import FormatsConfig
+from sidecar.stages.admit.limits import Limits, ModelLimits
 from sidecar.stages.deliver.triton import TritonConfig
 
 
@@ -257,6 +258,22 @@ def test_every_key_is_documented() -> None:
     defaults = replace(Settings(), triton=TritonConfig("127.0.0.1:8001"))
     for part, keys in tree.items():
         assert keys.keys() == {field.name for field in fields(getattr(defaults, part))}, part
+
+
+def test_a_models_limits_are_keys_of_their_own_and_are_checked_as_those_of_all(tmp_path: Path) -> None:
+    file = written(tmp_path, "models: {clip: {limits: {image_side: 500}}}\nformats: {deny: [webp]}")
+    settings = load_settings(file, {}, ["models.clip.limits.audio_seconds=1.5"])
+    assert settings.models["clip"].limits == ModelLimits(image_side=500, audio_seconds=1.5)
+    assert settings.formats == FormatsConfig(deny=("webp",))
+    for flag, words in (
+        ("models.clip.limits.image_side=0", r"`models\.clip\.limits\.image_side` has the value 0"),
+        ("models.clip.limits.items=3", r"unknown key `models\.clip\.limits\.items`"),
+        ("limits.metadata_bytes=99999999", r"`limits\.metadata_bytes` has the value 99999999"),
+        ("limits.audio_streams=65", r"`limits\.audio_streams` has the value 65"),
+        ("formats.deny=[jpg]", r"`formats\.deny` has 'jpg'"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            load_settings(file, {}, [flag])
 
 
 def test_keys_that_differ_are_named_and_no_others() -> None:

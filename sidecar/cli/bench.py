@@ -13,8 +13,11 @@ from typing import Any
 from sidecar.errors import SettingsError
 
 
-def bench(name: str, *, as_json: bool) -> int:
-    """Runs one benchmark and prints it. Returns 0, or 1 when one of its targets does not hold."""
+def bench(name: str, *, as_json: bool, rounds: int | None = None) -> int:
+    """Runs one benchmark, with so many rounds or as many as it has, and prints it.
+
+    Returns 0, or 1 when one of its targets does not hold.
+    """
     try:
         names: Sequence[str] = importlib.import_module("bench").NAMES
         run = importlib.import_module(f"bench.{name}").run if name in names else None
@@ -31,7 +34,7 @@ def bench(name: str, *, as_json: bool) -> int:
             value=name,
             allowed=", ".join(names),
         )
-    result: dict[str, Any] = run()
+    result: dict[str, Any] = run() if rounds is None else run(rounds)
     print(json.dumps(result, indent=2) if as_json else text(result))  # noqa: T201 - a command's output
     return 0 if all(target["holds"] for target in result["targets"]) else 1
 

@@ -34,6 +34,9 @@ def _parser() -> argparse.ArgumentParser:
         "bench", help="run a benchmark", description="Run one benchmark of the checkout."
     )
     benching.add_argument("name", help="its name, such as efficiency")
+    benching.add_argument(
+        "--rounds", type=int, help="so many rounds, or of whatever it counts; none: its own number"
+    )
     benching.add_argument("--json", action="store_true", help="print the whole result as one JSON object")
     recipe.add_arguments(
         commands.add_parser(
@@ -119,7 +122,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     named = environ.get(f"{ENV_PREFIX}CONFIG")
     try:
         if options.command == "bench":
-            return bench(options.name, as_json=options.json)
+            return bench(options.name, as_json=options.json, rounds=options.rounds)
         if options.command in _ASKED:
             return _ASKED[options.command](options)
         file = options.config or (Path(named) if named else None)

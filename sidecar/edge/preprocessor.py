@@ -126,7 +126,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         asked = receive.estimated(
             request.message, Deadline.after(context.time_remaining()), self._visits.tenant(context)
         )
-        media = receive.unfetched(receive.inline(request, self._pipeline.limits))
+        media = receive.unfetched(receive.inline(request, self._pipeline.limits(request.message.model)))
         facts = receive.infos(request.message)
         verdict = await self._pipeline.estimate(self._pipeline.look(asked), [*media, *facts], walk)
         return respond.estimate(walk, verdict)
@@ -156,7 +156,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
 
     async def _inline(self, visit: Visit, request: payloads.Request[receive.Message]) -> list[Received]:
         with visit.walk.timeline.measure(Stage.RECEIVE):
-            received = receive.inline(request, self._pipeline.limits)
+            received = receive.inline(request, self._pipeline.limits(request.message.model))
             # The message lives as long as the call; media that was in it has been read, and would be held twice.
             request.message.ClearField("media")
             return await self._fetched(visit, received)
@@ -172,7 +172,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         parts: AsyncIterator[receive.UploadPart],
         context: Context,
     ) -> list[Received]:
-        assembly = receive.Assembly(request.media, self._pipeline.limits, self._uploads)
+        assembly = receive.Assembly(request.media, self._pipeline.limits(request.model), self._uploads)
         try:
             with visit.walk.timeline.measure(Stage.RECEIVE):
                 received = await receive.collect(parts, assembly, self._uploads)

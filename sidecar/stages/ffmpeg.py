@@ -64,6 +64,9 @@ RATES: Final = range(1_000, 768_001)
 """Sample rates that are believed, hertz: from below telephony to the fastest converters. A resampler's
 filter grows with the ratio of rates: from a claim of 2 GHz to 16 kHz it takes 1 GB and 5 seconds."""
 
+MOST_STREAMS: Final = 64
+"""More streams than this are refused by FFmpeg itself; its default is 1,000."""
+
 OPEN_OPTIONS: Final = {
     "codec_whitelist": ",".join(_DECODERS),
     # FFmpeg looks through up to 2,500 packets of 16-bit WAV for hidden DTS: 18 ms for 5 MB. Not here.
@@ -71,8 +74,7 @@ OPEN_OPTIONS: Final = {
     # Bytes that may be read in search of a stream's parameters; FFmpeg's default is 5 MB. Covers the
     # first packets of every codec above.
     "probesize": "65536",
-    # More streams than this are refused by FFmpeg itself; its default is 1,000.
-    "max_streams": "64",
+    "max_streams": str(MOST_STREAMS),
 }
 """What both stages open a container with; the protocols are each stage's own."""
 

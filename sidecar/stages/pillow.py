@@ -33,6 +33,7 @@ from PIL import (
 )
 
 from sidecar.errors import CorruptMedia, MediaError, UnsupportedMedia
+from sidecar.stages import metadata
 from sidecar.stages.reader import Encoded, reader
 
 # Our names of formats to Pillow's.
@@ -123,6 +124,8 @@ def orientation(image: Image.Image) -> int:
     1 where there is none, where the value means nothing, and where the metadata cannot be read: a
     damaged tag is no reason to refuse a picture.
     """
+    if _claims_too_much(image.info.get("exif")):
+        return 1
     try:
         # The base class's own: PNG's override decodes every pixel when the header holds no EXIF.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
@@ -131,6 +134,25 @@ def orientation(image: Image.Image) -> int:
     except Exception:  # noqa: BLE001 - any exception can come out of damaged metadata
         return 1
     return next((known for known in TRANSPOSITIONS if known == value), 1)
+
+
+def metadata_bytes(image: Image.Image) -> int:
+    """Bytes of the metadata that an opened picture has brought along."""
+    return sum(len(block) for key in _BLOCKS if isinstance(block := image.info.get(key), bytes))
+
+
+_BLOCKS: Final = ("exif", "xmp", "icc_profile")
+
+
+def _claims_too_much(exif: object) -> bool:
+    """Whether a block's directory asks for more than anybody looks at: values may lie one upon another, and Pillow
+    before 13 copies each.
+    """
+    block = exif.removeprefix(_EXIF) if isinstance(exif, bytes) else b""
+    return metadata.claimed_by_exif(block) > metadata.MOST
+
+
+_EXIF: Final = b"Exif\0\0"
 
 
 def orientation_of(exif: bytes | None, xmp: bytes | None) -> int:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sidecar.media import MediaInfo, Source
 from sidecar.observe.timings import Mark, Stage
+from sidecar.stages.admit.formats import FormatsConfig
 from sidecar.stages.probe import IMAGE_FORMATS, probe, sniff
 
 # Reading a picture's header takes 30 to 100 µs, and counting the scans of a progressive JPEG 0.3 ms a
@@ -20,9 +21,13 @@ _AT_ONCE_BYTES = 4 << 20
 
 
 class Prober:
-    """Reads headers, at most `threads` of them at once beside the event loop's own."""
+    """Reads headers, at most `threads` of them at once beside the event loop's own.
 
-    def __init__(self, threads: int) -> None:
+    `formats` are those whose headers are read at all; another value counts from the next item on.
+    """
+
+    def __init__(self, threads: int, formats: FormatsConfig | None = None) -> None:
+        self.formats = formats or FormatsConfig()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="probe")
 
     async def probe(self, source: Source) -> tuple[MediaInfo, Mark]:
@@ -30,7 +35,9 @@ class Prober:
 
         Raises only UnsupportedMedia and CorruptMedia.
         """
-        if len(source.data) <= _AT_ONCE_BYTES and sniff(source) in IMAGE_FORMATS:
+        name = sniff(source)
+        self.formats.check(name, source.label)
+        if len(source.data) <= _AT_ONCE_BYTES and name in IMAGE_FORMATS:
             return _timed(source)
         return await asyncio.get_running_loop().run_in_executor(self._pool, _timed, source)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from inference_client import Client, InvalidRequest
+from tests import corpus
+from tests.running import CHECKPOINTS
 from tests.serving import Serving, serving
 
 
@@ -25,7 +27,8 @@ def mounted(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(tmp_path: Path, mounted: Path) -> Iterator[Serving]:
-    with serving(tmp_path, "--config", str(mounted)) as started:
+    clip = f"models.clip.recipe={CHECKPOINTS / 'clip-vit-base-patch32'}"
+    with serving(tmp_path, "--config", str(mounted), "--set", clip) as started:
         started.becomes("threads.image", 1)
         yield started
 
@@ -78,6 +81,23 @@ def test_watching_is_ended_and_begun_again_and_who_watches_is_told(server: Servi
         exchange(mounted, "threads: {image: 2}\nverdict: {window_s: 5}\n", "..three")
         server.becomes("threads.image", 2)
         assert client.verdict().window_s == 5
+
+
+def test_a_format_is_turned_off_and_on_again_while_the_server_runs(server: Serving, mounted: Path) -> None:
+    webp, png = (corpus.image(name) for name in ("webp_lossy.webp", "png_rgb.png"))
+
+    def refusal(media: bytes) -> str:
+        with Client(server.address) as client:
+            (answer,) = client.preprocess("clip", [media])
+            return str(answer.problem or "")
+
+    assert not refusal(webp)
+    exchange(mounted, "formats: {deny: [webp]}\n")
+    server.awaits(lambda: "turned off here by `formats.deny`" in refusal(webp))
+    assert not refusal(png)
+    exchange(mounted, "formats: {allow: [webp]}\n", "..three")
+    server.awaits(lambda: not refusal(webp))
+    assert "item 0 is png, which is turned off here by `formats.allow`: send one of webp" in refusal(png)
 
 
 def test_what_takes_a_restart_is_named(server: Serving, mounted: Path) -> None:

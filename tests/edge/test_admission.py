@@ -342,3 +342,14 @@ class TestRefusals:
 
     def test_nothing_is_left_of_all_that_was_refused(self, narrow: Inside) -> None:
         narrow.nothing_left()
+
+
+def test_a_models_own_limit_refuses_by_its_own_key_and_leaves_other_models_alone() -> None:
+    settings = ("models.clip.limits.image_side=40", "models.qwen2_vl.limits.media_bytes=10", "workers=0")
+    with inside(MODELS, None, *settings) as it, Client(it.address) as client:
+        (wide,) = client.preprocess("clip", [picture(1)])
+        assert wide.problem is not None
+        assert wide.problem.facts["limit"] == "models.clip.limits.image_side"
+        (long,) = client.preprocess("qwen2_vl", [picture(1)])
+        assert long.problem is not None
+        assert long.problem.facts["limit"] == "models.qwen2_vl.limits.media_bytes"

@@ -14,6 +14,8 @@ from sidecar.errors import MediaError
 from sidecar.media import DecodeTarget, ImageInfo, Source
 from sidecar.stages.decode import decode
 from sidecar.stages.probe import probe
+from testbed.hostile.mutate import Mutator
+from testbed.hostile.parts import LAYOUTS
 from tests import corpus
 
 _NAMES = (*corpus.PICTURES, *corpus.SOUNDS, *corpus.CORRUPT, *corpus.UNSUPPORTED)
@@ -102,6 +104,25 @@ def test_mutated_files_raise_nothing_but_the_two_errors(
     _survives(_mutated(name, seed), rate, max_seconds)
 
 
+def _mutator(name: str) -> Mutator:
+    known: dict[str, corpus.Picture | corpus.Sound] = {**corpus.PICTURES, **corpus.SOUNDS}
+    seeds = [corpus.data(each) for each, facts in known.items() if facts.format == name]
+    return Mutator(name, seeds, [corpus.data(each) for each in _NAMES])
+
+
+def _mutants(name: str, numbers: range) -> None:
+    mutator = _mutator(name)
+    for number in numbers:
+        _survives(mutator.mutant(number), (None, 16000)[number & 1], (None, 0.2)[number >> 1 & 1])
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_files_with_parts_that_are_wrong_and_checksums_that_are_right_raise_nothing_but_the_two_errors(
+    name: str,
+) -> None:
+    _mutants(name, range(150))
+
+
 @settings(max_examples=300, deadline=None)
 @given(head=st.sampled_from([corpus.data(name)[:32] for name in _NAMES]), tail=st.binary(max_size=300))
 def test_a_good_beginning_and_anything_after_raise_nothing_but_the_two_errors(
@@ -140,3 +161,10 @@ def test_two_threads_at_once_raise_nothing_but_the_two_errors() -> None:
 def test_a_thousand_mutations_of_each_file_raise_nothing_but_the_two_errors(name: str) -> None:
     for seed in range(1000):
         _survives(_mutated(name, seed), (None, 16000)[seed & 1])
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_thousands_of_files_with_parts_that_are_wrong_raise_nothing_but_the_two_errors(name: str) -> None:
+    _mutants(name, range(150, 5_000))

@@ -275,7 +275,7 @@ class OpenInference:
         """A request with encoded files walks the path; the answer is a serialised ModelInferResponse."""
         deadline, headers = Deadline.after(context.time_remaining()), onward(context)
         request, media = await self.fetched(request, media, deadline, headers)
-        shares = messages.shares(request, media, served, self._pipeline.limits)
+        shares = messages.shares(request, media, served, self._pipeline.limits(served.name))
         with ExitStack() as around:
             visits = [
                 around.enter_context(
@@ -291,7 +291,7 @@ class OpenInference:
             ]
             await side_by_side(
                 [
-                    self._pipeline.infer(visit.accepted, self.received(share), visit.walk)
+                    self._pipeline.infer(visit.accepted, self.received(share, served), visit.walk)
                     for share, visit in zip(shares, visits, strict=True)
                 ]
             )
@@ -312,12 +312,13 @@ class OpenInference:
         if not placed:
             return request, media
         found = sum(place.nbytes for place in placed)
-        if found > self._pipeline.limits.upload_bytes:
+        most = self._pipeline.limits(request.model).upload_bytes
+        if found > most:
             raise MediaTooLarge(
                 f"the request's inputs in shared memory are {found} bytes, and the limit `limits.upload_bytes` is "
-                f"{self._pipeline.limits.upload_bytes}: send fewer at once, or raise the limit",
+                f"{most}: send fewer at once, or raise the limit",
                 limit="limits.upload_bytes",
-                allowed=self._pipeline.limits.upload_bytes,
+                allowed=most,
                 found=found,
             )
         regions, inputs, files = Regions(self.passing), [], media
@@ -339,13 +340,13 @@ class OpenInference:
                 data = memoryview(output.data).cast("B")
                 await Regions(self.passing).write(place, data, deadline, headers)
 
-    def received(self, share: Share) -> Sequence[Received]:
+    def received(self, share: Share, served: ServedModel) -> Sequence[Received]:
         """A share's media, measured against the limits."""
         found: list[Received] = []
         for place, data in enumerate(share.media):
             label = f"item {place}"
             try:
-                self._pipeline.limits.check_size(len(data), label)
+                self._pipeline.limits(served.name).check_size(len(data), label)
             except MediaTooLarge as problem:
                 found.append(problem)
             else:

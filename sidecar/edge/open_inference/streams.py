@@ -170,7 +170,7 @@ class _Stream:
         deadline = Deadline.after(self._context.time_remaining())
         headers = onward(self._context)
         request, media = await self._service.fetched(request, media, deadline, headers)
-        shares = messages.shares(request, media, served, self._pipeline.limits)
+        shares = messages.shares(request, media, served, self._pipeline.limits(served.name))
         if len(shares) > 1:
             raise WrongItemCount(
                 f"model {served.name!r} answers in a stream, and the request brings {len(shares)} rows: ask for one at "
@@ -185,7 +185,7 @@ class _Stream:
             Verb.INFER_STREAM, served.name, request.request_id, ask, self._context
         ) as visit:
             walk = visit.walk
-            answers = self._pipeline.infer_stream(visit.accepted, self._service.received(share), walk)
+            answers = self._pipeline.infer_stream(visit.accepted, self._service.received(share, served), walk)
             async with aclosing(answers) as responses:
                 async for answer in responses:
                     if answer is None:

@@ -31,7 +31,7 @@ from sidecar.errors import CorruptMedia
 from sidecar.media import SIDEWAYS, DecodeTarget, ImageInfo, Pixels, Source
 from sidecar.stages import pillow
 from sidecar.stages.decode.jpeg import decode_jpeg
-from sidecar.stages.decode.png import Header, decode_png
+from sidecar.stages.decode.png import Header, decode_png, goes_on
 
 # Pixels that are made white at once: a mask and its making take four bytes of each, a megabyte here.
 _WHITENED_AT_ONCE = 1 << 18
@@ -55,6 +55,11 @@ def decode_image(source: Source, info: ImageInfo, target: DecodeTarget) -> Pixel
         found = _past_pillow(source, info, target)
         if found is not None:
             return found
+        if goes_on(source.data, info):
+            raise CorruptMedia(
+                f"{source.label} goes on unpacking far behind the last row of its {info.width}×{info.height} pixels: "
+                "save it again as plain png"
+            )
     return _by_pillow(source, info, target)
 
 

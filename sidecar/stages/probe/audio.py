@@ -7,6 +7,7 @@ what only the first packet says (HE-AAC's real rate), and no video decoder, ever
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, BinaryIO, NoReturn
 
 import av
@@ -15,8 +16,8 @@ from av.container.input import InputContainer
 
 from sidecar.errors import CorruptMedia, UnsupportedMedia
 from sidecar.media import AudioInfo, Source
-from sidecar.stages import ffmpeg
-from sidecar.stages.probe import mp4
+from sidecar.stages import ffmpeg, metadata
+from sidecar.stages.probe import mp4, tags
 from sidecar.stages.reader import reader
 
 _MICROSECONDS = 1_000_000  # FFmpeg's unit for the duration of a whole container
@@ -28,8 +29,12 @@ def probe_audio(source: Source, name: str) -> AudioInfo:
     `duration_s` is what the header states. ADTS, and MP3 without a Xing or VBRI header, state none:
     for them it is FFmpeg's estimate from the file's size and the first bit rate.
     """
-    if name == "mp4":
+    about = (
         mp4.require_sane_tables(source.data, source.label)
+        if name == "mp4"
+        else tags.tag_bytes(source.data, name)
+    )
+    metadata.require_little(about, source.label)
     with (
         ffmpeg.blaming(source.label, name),
         reader(source.data) as file,
@@ -40,7 +45,8 @@ def probe_audio(source: Source, name: str) -> AudioInfo:
             raise UnsupportedMedia(
                 f"{source.label} is {name} without a sound stream: send a file that has sound"
             )
-        return _facts(source, name, streams[0], container.duration)
+        facts = _facts(source, name, streams[0], container.duration)
+        return replace(facts, streams=len(container.streams), metadata_bytes=about)
 
 
 def _facts(source: Source, name: str, stream: AudioStream, container_duration: int | None) -> AudioInfo:

@@ -44,6 +44,7 @@ def _probe_by_pillow(source: Source, name: str) -> ImageInfo:
             mode,
             progressive=found.progressive,
             subsampling=found.subsampling,
+            metadata_bytes=found.metadata,
         )
     with pillow.opened(found.head or source.data, name, source.label) as image:
         orientation = pillow.orientation(image)
@@ -61,6 +62,7 @@ def _probe_by_pillow(source: Source, name: str) -> ImageInfo:
             frames=found.frames or int(getattr(image, "n_frames", 1)),
             progressive=found.progressive,
             subsampling=found.subsampling,
+            metadata_bytes=found.metadata or pillow.metadata_bytes(image),
         )
 
 
@@ -74,4 +76,5 @@ def _probe_webp(source: Source) -> ImageInfo:
         mode=found.mode,
         orientation=pillow.orientation_of(found.exif, found.xmp) if found.exif or found.xmp else 1,
         frames=found.frames,
+        metadata_bytes=found.metadata,
     )

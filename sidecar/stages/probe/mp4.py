@@ -29,6 +29,8 @@ _TABLES = re.compile(rb"stsz|stz2|stts|ctts|stsc|stco|co64|elst|trun|cmov")
 # Bytes an entry of those that a track has once each; sizes (stsz, stz2) are laid out otherwise.
 _WIDTHS = {b"stts": 8, b"ctts": 8, b"stsc": 12, b"stco": 4, b"co64": 8}
 _SIZES = (b"stsz", b"stz2")
+# Boxes of titles, covers and the like, which FFmpeg keeps; at the top of a file and in `moov`.
+_ABOUT = (b"udta", b"meta", b"uuid")
 # Of sound without packets FFmpeg makes one entry of many samples: of at least this many.
 _PLAIN_RUN = 160
 
@@ -36,12 +38,14 @@ _Words = npt.NDArray[np.uint32]
 _NONE: _Words = np.empty(0, np.uint32)
 
 
-def require_sane_tables(data: Encoded, label: str) -> None:
-    """CorruptMedia where the sample tables claim more than `data` can hold; else nothing.
+def require_sane_tables(data: Encoded, label: str) -> int:
+    """CorruptMedia where the sample tables claim more than `data` can hold; else how many bytes are tags and covers.
 
     UnsupportedMedia for a compressed header (`cmov`), which hides its tables.
     """
-    _Walk(data, label).check()
+    walk = _Walk(data, label)
+    walk.check()
+    return walk.about
 
 
 class _Walk:
@@ -50,13 +54,18 @@ class _Walk:
         self._steps = 0
         self._placed = 0  # tables that stand where they belong
         self._entries = 0
+        self.about = 0  # bytes of tags and covers
 
     def check(self) -> None:
         named = 0
         for name, start, end in self._boxes(0, len(self._data)):
             # What samples are made of may spell anything.
             named += 0 if name == b"mdat" else self._named(start, end) + bool(_TABLES.fullmatch(name))
+            self.about += end - start if name in _ABOUT else 0
             if name == b"moov":
+                self.about += sum(
+                    last - first for found, first, last in self._boxes(start, end) if found in _ABOUT
+                )
                 named -= self._named_in_covers(start, end)
                 for _ in self._inside(start, end, b"cmov"):
                     raise UnsupportedMedia(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sidecar.errors import CorruptMedia
+from sidecar.stages import metadata
 from sidecar.stages.reader import Encoded
 
 STEPS = 4096
@@ -35,7 +36,7 @@ _COMPRESSED_TEXTS = 32  # of a PNG; each may cost a millisecond to unpack
 class Skeleton:
     """`frames` as far as they were counted, None to ask the library; `head` to open in place of the file;
     `plain` the width, height and Pillow's mode of a picture of which the walk has found all that there is.
-    `progressive` and `subsampling` as in ImageInfo.
+    `progressive` and `subsampling` as in ImageInfo; `metadata` is bytes of it, zero where nobody counted.
     """
 
     frames: int | None = None
@@ -43,6 +44,7 @@ class Skeleton:
     plain: tuple[int, int, str] | None = None
     progressive: bool = False
     subsampling: str = ""
+    metadata: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class WebP:
     frames: int
     exif: bytes | None
     xmp: bytes | None
+    metadata: int
 
 
 def _too_many(label: str, parts: str) -> CorruptMedia:
@@ -70,7 +73,7 @@ def walk_jpeg(data: Encoded, label: str) -> Skeleton:
     A sequential picture whose first scan holds all its components has no other: decoders stop with an error
     at the next. So the pixels of most photographs, where scans take 0.3 ms a megabyte to count, are left alone.
     """
-    at, in_one = 2, 0
+    at, in_one, about = 2, 0, 0
     frame: int | None = None
     plain = True
     for _ in range(STEPS):
@@ -86,6 +89,7 @@ def walk_jpeg(data: Encoded, label: str) -> Skeleton:
                 plain=_plain_facts(data, frame) if plain and frame else None,
                 progressive=frame is not None and data[frame + 1] == _PROGRESSIVE,
                 subsampling="" if frame is None else _subsampling(data, frame),
+                metadata=about,
             )
         if data[at + 1] in _SEQUENTIAL:
             in_one = int.from_bytes(data[at + 9 : at + 10], "big")
@@ -93,6 +97,9 @@ def walk_jpeg(data: Encoded, label: str) -> Skeleton:
             plain = plain and frame is None
             frame = at
         plain = plain and data[at + 1] in _PLAIN
+        if data[at + 1] in _ABOUT:
+            about += _about(data, at)
+            metadata.require_little(about, label)
         if data[at + 1] in _BARE_MARKERS:
             at += 2 if data[at + 1] != 0xFF else 1  # noqa: PLR2004 - a fill byte
         else:
@@ -119,6 +126,15 @@ def _subsampling(data: Encoded, frame: int) -> str:
 def _segment(data: Encoded, at: int) -> int:
     """Bytes of the JPEG segment whose marker stands at `at`."""
     return 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
+
+
+def _about(data: Encoded, at: int) -> int:
+    """Bytes of the metadata in a JPEG's segment, or what the directory in it makes of them, where that is more."""
+    size = _segment(data, at)
+    for name in _DIRECTORIES:
+        if data[at + 4 : at + 4 + len(name)] == name:
+            return max(size, metadata.claimed_by_exif(data[at + 4 + len(name) : at + size]))
+    return size
 
 
 def _require_few_scans(data: Encoded, at: int, label: str) -> None:
@@ -166,6 +182,10 @@ _SUBSAMPLINGS = {
     (2, 2, 2, 1): "4:4:0",
 }
 
+# What may hold metadata: the applications' segments and comments; and in them TIFF's directories, of EXIF and MPO.
+_ABOUT = frozenset((*range(0xE0, 0xF0), 0xFE))
+_DIRECTORIES = (b"Exif\0\0", b"MPF\0")
+
 # JPEG markers without a length: stuffing, TEM, restarts, start and end of image, fill.
 _BARE_MARKERS = frozenset((0x00, 0x01, *range(0xD0, 0xDA), 0xFF))
 
@@ -175,32 +195,44 @@ def walk_png(data: Encoded, label: str) -> Skeleton:
 
     EXIF may follow the pixels, and decoders apply its orientation all the same, so probe must see it.
     """
-    at, pixels, late, texts = 8, -1, list[Encoded](), 0
-    for _ in range(STEPS):
+    at, pixels, late, texts, about = 8, -1, list[Encoded](), 0, 0
+    for step in range(STEPS + len(data) // _PIXELS_A_CHUNK):
         length, kind = _chunk(data, at)
         end = at + 12 + length
         if not kind or kind == b"IEND":
             break
+        if step >= STEPS and pixels < 0:
+            raise _too_many(label, "chunks")
         texts += kind in {b"zTXt", b"iTXt"}
+        if kind not in _PNG_PICTURE:
+            # A chunk that ends behind the file is still read as far as that goes.
+            about += min(length, len(data) - at)
+            metadata.require_little(about, label)
         if kind == b"IDAT" and pixels < 0:
             pixels = at
         elif pixels >= 0 and kind in _PNG_METADATA:
             late.append(data[at:end])
         at = end
     else:
-        if pixels < 0:
-            raise _too_many(label, "chunks")
+        raise CorruptMedia(
+            f"{label} is cut into more than {STEPS} chunks of less than {_PIXELS_A_CHUNK} bytes, as no camera or "
+            "editor writes: save it again as plain png"
+        )
     if texts > _COMPRESSED_TEXTS:
         raise CorruptMedia(
             f"{label} has {texts} compressed texts and at most {_COMPRESSED_TEXTS} are read: "
             "save it again without its metadata"
         )
     head = b"".join((data[:pixels], *late, data[pixels : pixels + 64])) if late else None
-    return Skeleton(head=head, progressive=bytes(data[_INTERLACE : _INTERLACE + 1]) == b"\1")
+    return Skeleton(head=head, progressive=bytes(data[_INTERLACE : _INTERLACE + 1]) == b"\1", metadata=about)
 
 
+# Writers put 8 KiB of pixels or more into a chunk; Pillow reads each in Python, 2 µs.
+_PIXELS_A_CHUNK = 1024
 _INTERLACE = 28  # where a PNG's header ends, and says whether it is interlaced
 _PNG_METADATA = frozenset((b"eXIf", b"iTXt", b"zTXt", b"tEXt"))
+# What is the picture itself, or its frames; all else is read whole by Pillow, known to it or not.
+_PNG_PICTURE = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"acTL", b"fcTL", b"fdAT"))
 
 
 def _chunk(data: Encoded, at: int) -> tuple[int, bytes]:
@@ -208,47 +240,77 @@ def _chunk(data: Encoded, at: int) -> tuple[int, bytes]:
 
 
 def walk_gif(data: Encoded, label: str) -> Skeleton:
-    """Counts the frames, block by block; of a file that goes on past STEPS blocks, those seen so far."""
-    at, frames, interlaced = 13 + _palette(data, 10), 0, False
+    """Counts the frames, block by block; a file that goes on past STEPS blocks or frames has that many, or more.
+
+    Pillow makes room for what is to replace the first frame as soon as it opens a file, so it is given a head without
+    the wish for that.
+    """
+    at, frames, interlaced, about, left = 13 + _palette(data, 10), 0, False, 0, _GIF_PIECES
+    controls, begun = list[int](), 0
     for _ in range(STEPS):
         kind = bytes(data[at : at + 1])
         if kind == b",":
             if not frames:
                 interlaced = bool(int.from_bytes(data[at + 9 : at + 10], "big") & _INTERLACED)
+                begun = at + 11 + _palette(data, at + 9)
             frames += 1
             at += 11 + _palette(data, at + 9)
         elif kind == b"!":
+            if not frames and data[at + 1 : at + 2] == b"\xf9":
+                controls.append(at + 3)
             at += 2
         elif kind in {b"", b";"}:
             break
         else:
             at += 1
             continue
-        at, ended = _skip_blocks(data, at)
-        if not ended:
+        start = at
+        at, pieces = _skip_blocks(data, at, left)
+        about += at - start if kind == b"!" else 0
+        metadata.require_little(about, label)
+        left -= pieces
+        if not left or (pieces >= STEPS and not frames):
             if not frames:
                 raise _too_many(label, "blocks of comment")
             break
     else:
         if not frames:
             raise _too_many(label, "extensions")
-    return Skeleton(frames=max(1, frames), progressive=interlaced)
+        frames = STEPS
+    return Skeleton(
+        frames=max(1, frames),
+        head=_undisposed(data[:begun], controls) if controls and begun else None,
+        progressive=interlaced,
+        metadata=about,
+    )
 
 
+def _undisposed(head: Encoded, controls: list[int]) -> bytes:
+    """The head of a GIF whose graphic controls, with their flags at these places, ask for no disposal."""
+    changed = bytearray(head)
+    for at in controls:
+        if at < len(changed):
+            changed[at] &= ~_DISPOSAL & 0xFF
+    return bytes(changed)
+
+
+_DISPOSAL = 0x1C  # bits of a graphic control's flags
+# Of all blocks together, the most pieces that are skipped: 4 MiB of full ones, in 1 ms. Out of the air.
+_GIF_PIECES = 16384
 _INTERLACED = 0x40  # a flag of a GIF's frame
 
 
-def _skip_blocks(data: Encoded, at: int) -> tuple[int, bool]:
-    """Past a chain of GIF's data blocks: where it ends, and whether it ended within STEPS."""
+def _skip_blocks(data: Encoded, at: int, most: int) -> tuple[int, int]:
+    """Past a chain of GIF's data blocks, `most` at most: where it ends, and how many they were."""
     size = len(data)
-    for _ in range(STEPS):
+    for pieces in range(most):
         if at >= size:
-            return at, True
+            return at, pieces
         length = data[at]
         at += 1 + length
         if not length:
-            return at, True
-    return at, False
+            return at, pieces
+    return at, most
 
 
 def _palette(data: Encoded, at: int) -> int:
@@ -264,18 +326,21 @@ def walk_tiff(data: Encoded, label: str) -> Skeleton:
     # Widths in bytes: an offset, a count of tags, a tag.
     wide, count, tag = (8, 8, 20) if big else (4, 2, 12)
     at = int.from_bytes(data[8:16] if big else data[4:8], order)
-    pages, seen = 0, set[int]()
+    pages, seen, about = 0, set[int](), 0
     while at and at not in seen and at + count <= len(data) and pages < STEPS:
         seen.add(at)
         tags = int.from_bytes(data[at : at + count], order)
         if not pages:
             if tags > STEPS:
                 raise _too_many(label, "tags")
-            _require_sane_tiles(bytes(data[at + count : at + count + tags * tag]), wide, order, label)
+            directory = bytes(data[at + count : at + count + tags * tag])
+            _require_sane_tiles(directory, wide, order, label)
+            about = metadata.claimed(directory, wide, order)
+            metadata.require_little(about, label)
         pages += 1
         after = at + count + tags * tag
         at = int.from_bytes(data[after : after + wide], order)
-    return Skeleton(frames=max(1, pages))
+    return Skeleton(frames=max(1, pages), metadata=about)
 
 
 def _require_sane_tiles(tags: bytes, wide: int, order: Literal["little", "big"], label: str) -> None:
@@ -317,13 +382,16 @@ def walk_bare(_data: Encoded, _label: str) -> Skeleton:
 def read_webp(data: Encoded, label: str) -> WebP:
     """The facts of a WebP file. Pillow is not asked: it makes room for the whole canvas on opening."""
     kind = bytes(data[12:16])
-    frames, exif, xmp = 0, None, None
+    frames, exif, xmp, about = 0, None, None, 0
     at = 12
     for _ in range(STEPS):
         chunk, length = bytes(data[at : at + 4]), int.from_bytes(data[at + 4 : at + 8], "little")
         if len(chunk) < 4:  # noqa: PLR2004 - the end
             break
         frames += chunk == b"ANMF"
+        if chunk not in _WEBP_PICTURE:
+            about += min(length, len(data) - at)
+            metadata.require_little(about, label)
         if chunk == b"EXIF" and exif is None:
             exif = bytes(data[at + 8 : at + 8 + length])
         elif chunk == b"XMP " and xmp is None:
@@ -335,7 +403,10 @@ def read_webp(data: Encoded, label: str) -> WebP:
             f"{label} begins as webp but its header is damaged: check that the whole file was sent"
         )
     width, height, alpha = size
-    return WebP(width, height, "RGBA" if alpha else "RGB", max(1, frames), exif, xmp)
+    return WebP(width, height, "RGBA" if alpha else "RGB", max(1, frames), exif, xmp, about)
+
+
+_WEBP_PICTURE = frozenset((b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"))
 
 
 def _webp_lossy(data: Encoded) -> tuple[int, int, bool] | None:

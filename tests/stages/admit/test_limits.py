@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from sidecar.errors import MediaTooLarge
 from sidecar.media import AudioInfo, DecodeTarget, ImageInfo, MediaInfo, Source
 from sidecar.stages.admit.cost import decoded_bytes
-from sidecar.stages.admit.limits import Limits
+from sidecar.stages.admit.limits import Limits, LimitsByModel, ModelLimits
 
 LIMITS = Limits(
     image_pixels=1_000_000, image_side=2_000, audio_seconds=60, audio_channels=2, audio_rate=48_000
@@ -36,6 +36,10 @@ def sound(rate: int = 16_000, channels: int = 1, seconds: float | None = 1.0) ->
         (sound(seconds=60.5), "limits.audio_seconds", "60.5"),
         (sound(rate=48_000, channels=2, seconds=30), "limits.decoded_bytes", "11520000"),
         (picture(1000, 1000), "limits.decoded_bytes", "3000000"),
+        (replace(picture(1, 1), frames=1001), "limits.image_frames", "1001"),
+        (replace(picture(1, 1), metadata_bytes=(16 << 20) + 1), "limits.metadata_bytes", "16777217"),
+        (replace(sound(), metadata_bytes=(16 << 20) + 1), "limits.metadata_bytes", "16777217"),
+        (replace(sound(), streams=33), "limits.audio_streams", "33"),
     ],
 )
 def test_what_passes_a_limit_is_refused_by_name(info: MediaInfo, limit: str, found: str) -> None:
@@ -93,3 +97,30 @@ def test_only_what_a_recipe_wants_decoded_counts() -> None:
 
 def test_an_item_larger_than_a_message_fits_into_an_upload() -> None:
     assert 64 * 1024 * 1024 < Limits().media_bytes <= Limits().upload_bytes
+
+
+def test_a_model_may_have_limits_of_its_own_tighter_and_wider_and_is_refused_by_its_own_keys() -> None:
+    shared = Limits(image_side=100, image_pixels=5_000)
+    limits = LimitsByModel(shared, {"thumb": ModelLimits(image_side=50), "maps": ModelLimits(image_side=500)})
+    assert limits.of("other") == shared
+    for model, side, key in (
+        ("other", 101, "limits.image_side"),
+        ("thumb", 51, "models.thumb.limits.image_side"),
+        ("maps", 501, "models.maps.limits.image_side"),
+    ):
+        limits.of(model).check(SOURCE, picture(side - 1, 1))
+        with pytest.raises(MediaTooLarge, match=f"the limit `{key}` is {side - 1}") as refused:
+            limits.of(model).check(SOURCE, picture(side, 1))
+        assert refused.value.facts["limit"] == key
+    with pytest.raises(MediaTooLarge, match=r"the limit `limits\.image_pixels` is 5000"):
+        limits.of("maps").check(SOURCE, picture(400, 400))
+
+
+def test_every_limit_on_an_item_can_be_a_models_own() -> None:
+    of_item = {each.name for each in fields(Limits)} - {
+        "items",
+        "inputs_bytes",
+        "delivering_bytes",
+        "upload_bytes",
+    }
+    assert {each.name for each in fields(ModelLimits)} == of_item
