@@ -37,6 +37,7 @@ from sidecar.stages.admit.gate import GateConfig
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.triton import TritonConfig
 from sidecar.workers.plan import ThreadsConfig
+from sidecar.workers.sandbox.config import SandboxConfig
 from sidecar.workers.supervisor import WorkersConfig
 from sidecar.workers.tuning import TunerConfig
 
@@ -46,6 +47,7 @@ _Key = tuple[str, ...]
 _SHORTHANDS: Mapping[_Key, _Key] = {
     ("triton",): ("triton", "address"),
     ("workers",): ("workers", "processes"),
+    ("sandbox",): ("sandbox", "mode"),
 }
 # How alike a variable and a key must be for a slip, by difflib's ratio: `SIDECAR_LIMIT` has 0.92,
 # Kubernetes' `SIDECAR_METRICS_PORT` for a Service named sidecar-metrics 0.78.
@@ -65,6 +67,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     gate: GateConfig = field(default_factory=GateConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     threads: ThreadsConfig = field(default_factory=ThreadsConfig)
     tuner: TunerConfig = field(default_factory=TunerConfig)
     arena: ArenaConfig = field(default_factory=ArenaConfig)
