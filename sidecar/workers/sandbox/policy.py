@@ -1,8 +1,8 @@
 """Which system calls a warm worker may make: those that decoding takes, by name, and no others.
 
 A list of what is allowed, for whoever runs code in a worker tries what nobody thought of. By then the worker has all
-its threads, all its code is loaded, and nothing is opened any more, so that the list is short. What is not on it has one
-of three answers:
+its threads, all its code is loaded, and nothing is opened any more, so that the list is short. What is not on it has
+one of three answers:
 
 - what a library may try by itself when a file misleads it (open a file, a socket, a thread) is refused with an error
   that the library knows how to take: the item fails and nobody else notices;

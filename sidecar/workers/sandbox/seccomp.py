@@ -28,7 +28,12 @@ def forbid_calls(*, log_denied: bool) -> None:
     architecture = here()
     if architecture is None:
         raise Unavailable(f"there is no table of system calls for {platform.machine()}")
-    laid = bpf.laid(program(architecture, os.getpid()))
+    filter_calls(program(architecture, os.getpid()), architecture, log_denied=log_denied)
+
+
+def filter_calls(rules: bpf.Block, architecture: Architecture, *, log_denied: bool = False) -> None:
+    """Puts a program before every system call of every thread. Raises Unavailable."""
+    laid = bpf.laid(rules)
     instructions = ctypes.create_string_buffer(laid, len(laid))
     # struct sock_fprog: a count, and a pointer at its own alignment.
     head = struct.pack("@HP", len(laid) // 8, ctypes.addressof(instructions))
