@@ -4,5 +4,16 @@ A figure is a ratio within one run, by CPU time where that answers the question;
 nothing about another machine.
 """
 
-NAMES = ("efficiency", "recipes", "costs", "peers", "overload", "verdict", "plan", "tuner", "drop_in")
+NAMES = (
+    "efficiency",
+    "recipes",
+    "costs",
+    "peers",
+    "overload",
+    "verdict",
+    "plan",
+    "tuner",
+    "drop_in",
+    "sandbox",
+)
 """All benchmarks: modules of this package, in the order in which `make bench` runs them."""
