@@ -175,7 +175,8 @@ def serving(layer: str, mode: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("layer", ["landlock", pytest.param("seccomp", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("layer", ["landlock", "seccomp"])
 def test_a_server_whose_required_layer_is_kept_from_it_does_not_start_and_names_it(layer: str) -> None:
     server = serving(layer, "required")
     _, said = server.communicate(timeout=PATIENCE_S)
