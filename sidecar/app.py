@@ -57,7 +57,7 @@ from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.planner import Planner, Wanted
 from sidecar.workers.pool import ThreadWorkers, Workers
 from sidecar.workers.prober import Prober
-from sidecar.workers.sandbox.config import SandboxConfig
+from sidecar.workers.sandbox.config import NO_PROCESSES, SandboxConfig
 from sidecar.workers.supervisor import ProcessWorkers
 from sidecar.workers.tuning import Tuning
 from sidecar.workers.worker import Done, Job
@@ -338,7 +338,7 @@ def _warn_unconfined(sandbox: SandboxConfig) -> None:
             value="required",
             allowed="optional, off",
         )
-    log.warning("sandbox: none, for jobs run on threads of the front process (`workers.processes` is 0)")
+    log.warning("sandbox: %s", NO_PROCESSES)
 
 
 async def _calibrate(costs: CostModel, gate: Gate, workers: Workers, arena: Arena) -> None:

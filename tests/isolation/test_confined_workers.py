@@ -136,13 +136,16 @@ def test_a_new_worker_is_confined_as_the_first_ones_were(server: Inside) -> None
         until(lambda pid=pid: states(pid)[0]["Seccomp"] == "2", lambda pid=pid: str(states(pid)))
 
 
-def test_its_state_is_in_the_log_and_in_the_metrics(caplog: pytest.LogCaptureFixture) -> None:
+def test_its_state_is_in_the_log_the_metrics_and_the_verdict(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), confined("sandbox.layers.landlock='off'") as it:
         page = urllib.request.urlopen(f"http://{it.sidecar.app.metrics_address}/metrics").read().decode()
         names = {state.name for state in it.crew.sandbox}
+        with Client(it.address) as client:
+            told = client.verdict().fleet.sandbox
     (line,) = (record.message for record in caplog.records if record.message.startswith("sandbox: "))
-    assert "descriptors" in line
-    assert "switched off: landlock" in line
+    assert line == f"sandbox: {told}"
+    assert "descriptors" in told
+    assert "switched off: landlock" in told
     assert names == set(LAYERS) - {"landlock"}
     assert 'sidecar_sandbox_layer{layer="descriptors"} 1.0' in page
     assert "sidecar_workers_escapes_total 0.0" in page
@@ -151,7 +154,7 @@ def test_its_state_is_in_the_log_and_in_the_metrics(caplog: pytest.LogCaptureFix
 def test_without_processes_there_is_no_sandbox_and_it_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with running({"clip": CLIP}, None, "workers=0"):
         pass
-    assert "sandbox: none, for jobs run on threads of the front process" in caplog.text
+    assert "sandbox: none: jobs run on threads of the front process" in caplog.text
 
 
 def test_without_processes_a_required_sandbox_keeps_the_server_from_starting() -> None:

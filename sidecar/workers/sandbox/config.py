@@ -33,6 +33,9 @@ LAYERS: Final[Mapping[str, str]] = {
 }
 """All layers in the order in which a worker enters them, and what each is."""
 
+NO_PROCESSES: Final = "none: jobs run on threads of the front process (`workers.processes` is 0)"
+"""What is told where there is nothing to confine."""
+
 # Without it the kernel takes these two from nobody but root, and root's rights are gone by then.
 _NEED_NO_NEW_PRIVS: Final = (LANDLOCK, SECCOMP)
 
