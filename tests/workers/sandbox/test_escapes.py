@@ -65,7 +65,8 @@ ALONE = {
 
 def outcomes(layers: Iterable[str], attempts: Iterable[str]) -> Mapping[str, str]:
     asked = json.dumps({"layers": list(layers), "attempts": list(attempts)})
-    return answer("-m", "tests.workers.sandbox.escaping", asked)
+    found: Mapping[str, str] = answer("-m", "tests.workers.sandbox.escaping", asked)
+    return found
 
 
 def answer(*command: str) -> Any:
