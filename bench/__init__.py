@@ -16,5 +16,6 @@ NAMES = (
     "drop_in",
     "alerts",
     "hostile",
+    "sandbox",
 )
 """All benchmarks: modules of this package, in the order in which `make bench` runs them."""

@@ -182,7 +182,10 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The plan in force, and what is under way: calls; items that wait, that workers have, that model servers have."""
+    """The plan in force, and what is under way: calls; items that wait, that workers have, that model servers have.
+
+    `sandbox` says in words what confines worker processes; empty where the sidecar is too old to tell.
+    """
 
     processes: int
     image_threads: int
@@ -193,6 +196,7 @@ class Fleet:
     running: int
     handed: int
     workers: tuple[Worker, ...]
+    sandbox: str = ""
 
 
 @dataclass(frozen=True, slots=True)

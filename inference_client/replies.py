@@ -313,6 +313,7 @@ def diagnosis(message: diagnostics_pb2.VerdictResponse) -> Diagnosis:
             running=fleet.running,
             handed=fleet.handed,
             workers=tuple(Worker(each.pid, each.cores) for each in fleet.workers),
+            sandbox=fleet.sandbox,
         ),
         machine=Machine(
             cores=machine.cores,

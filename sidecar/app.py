@@ -33,6 +33,7 @@ from sidecar.edge.server import Server
 from sidecar.edge.status import StatusPages
 from sidecar.edge.tallies import Tallies
 from sidecar.edge.visits import Visits
+from sidecar.errors import SettingsError
 from sidecar.media import Cost
 from sidecar.observe.journal import Journal
 from sidecar.observe.logs import RequestLog
@@ -61,6 +62,7 @@ from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.planner import Planner, Wanted
 from sidecar.workers.pool import ThreadWorkers, Workers
 from sidecar.workers.prober import Prober
+from sidecar.workers.sandbox.config import NO_PROCESSES, SandboxConfig
 from sidecar.workers.supervisor import ProcessWorkers
 from sidecar.workers.tuning import Tuning
 from sidecar.workers.worker import Done, Job
@@ -110,7 +112,7 @@ class App:
             plan = _told(planner)
             prober = self._prober = Prober(plan.probe_threads, settings.formats)
             parts.push_async_callback(prober.close)
-            workers = _workers(settings, plan, arena)
+            workers = _workers(settings, plan, arena, catalogue, memory_bytes)
             parts.push_async_callback(workers.close)
             await workers.open()
             credit, costs = Credits(), CostModel()
@@ -133,6 +135,7 @@ class App:
             metrics, machine = Metrics(), Machine()
             for read in (
                 lambda: readings.work_readings(gate, workers, arena),
+                lambda: readings.sandbox_readings(workers),
                 lambda: readings.plan_readings(planner),
                 lambda: readings.reuse_readings(shared, replays),
                 lambda: readings.cost_readings(costs),
@@ -349,11 +352,36 @@ def _told(planner: Planner) -> ThreadPlan:
     return plan
 
 
-def _workers(settings: Settings, plan: ThreadPlan, arena: Arena) -> Workers:
+def _workers(
+    settings: Settings, plan: ThreadPlan, arena: Arena, catalogue: Catalogue, memory_bytes: int
+) -> Workers:
     if not plan.processes:
+        _warn_unconfined(settings.sandbox)
         return ThreadWorkers(plan)
-    nursery = {"arena": arena.name, "arena_bytes": arena.size, "log": dataclasses.asdict(settings.log)}
-    return ProcessWorkers(plan, settings.workers, nursery)
+    confinement = settings.sandbox.confinement(
+        memory_bytes=memory_bytes - arena.size, file_bytes=settings.limits.media_bytes
+    )
+    nursery = {
+        "arena": arena.name,
+        "arena_bytes": arena.size,
+        "log": dataclasses.asdict(settings.log),
+        "sandbox": dataclasses.asdict(confinement),
+        "recipes": sorted({type(model.recipe).__module__ for model in catalogue.all() if model.recipe}),
+    }
+    return ProcessWorkers(plan, settings.workers, settings.sandbox, nursery)
+
+
+def _warn_unconfined(sandbox: SandboxConfig) -> None:
+    """Without processes nothing can be confined. Raises SettingsError where that is required."""
+    if sandbox.required:
+        raise SettingsError(
+            f"`workers.processes` is 0 and the sandbox's layers {', '.join(sandbox.required)} are required: threads of "
+            "the front process cannot be confined; run worker processes, or set `sandbox.mode` to optional",
+            key="sandbox.mode",
+            value="required",
+            allowed="optional, off",
+        )
+    log.warning("sandbox: %s", NO_PROCESSES)
 
 
 async def _calibrate(costs: CostModel, gate: Gate, workers: Workers, arena: Arena) -> None:

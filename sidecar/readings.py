@@ -38,6 +38,7 @@ def work_readings(gate: Gate, workers: Workers, arena: Arena) -> Iterator[Readin
         ("sidecar_workers_processes", "Worker processes alive.", crew.processes, False),
         ("sidecar_workers_deaths", "Worker processes that ended.", crew.deaths_total, True),
         ("sidecar_workers_hangs", "Jobs that overran their lease.", crew.hangs_total, True),
+        ("sidecar_workers_escapes", "Worker processes ended by a forbidden call.", crew.escapes_total, True),
         ("sidecar_workers_reruns", "Jobs run again after a death.", crew.reruns_total, True),
         ("sidecar_workers_poisoned", "Jobs refused after two deaths.", crew.poisoned_total, True),
         ("sidecar_workers_quarantined", "Contents refused at the door now.", crew.quarantined, False),
@@ -74,6 +75,14 @@ def machine_readings(machine: Machine) -> Iterator[Reading]:
     if now.throttled_ns is not None:
         words = "Time for which a CPU quota kept threads waiting, summed over CPUs."
         yield from _told(("sidecar_throttled_seconds", words, now.throttled_ns / 1e9, True))
+
+
+def sandbox_readings(workers: Workers) -> Iterator[Reading]:
+    """A reading a layer that is wanted."""
+    for layer in workers.crew().sandbox:
+        yield Reading(
+            "sidecar_sandbox_layer", "1 where workers are in it.", {"layer": layer.name}, layer.applied, False
+        )
 
 
 def plan_readings(planner: Planner) -> Iterator[Reading]:

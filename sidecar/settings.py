@@ -42,6 +42,7 @@ from sidecar.stages.admit.gate import GateConfig
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.deliver.triton import TritonConfig
 from sidecar.workers.plan import ThreadsConfig
+from sidecar.workers.sandbox.config import SandboxConfig
 from sidecar.workers.supervisor import WorkersConfig
 from sidecar.workers.tuning import TunerConfig
 
@@ -51,6 +52,7 @@ _Key = tuple[str, ...]
 _SHORTHANDS: Mapping[_Key, _Key] = {
     ("triton",): ("triton", "address"),
     ("workers",): ("workers", "processes"),
+    ("sandbox",): ("sandbox", "mode"),
 }
 # How alike a variable and a key must be for a slip, by difflib's ratio: `SIDECAR_LIMIT` has 0.92,
 # Kubernetes' `SIDECAR_METRICS_PORT` for a Service named sidecar-metrics 0.78.
@@ -75,6 +77,7 @@ class Settings:
     formats: FormatsConfig = field(default_factory=FormatsConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     threads: ThreadsConfig = field(default_factory=ThreadsConfig)
     tuner: TunerConfig = field(default_factory=TunerConfig)
     arena: ArenaConfig = field(default_factory=ArenaConfig)

@@ -30,6 +30,7 @@ from sidecar.stages.deliver.triton import TritonUpstream
 from sidecar.walk import Item
 from sidecar.workers.planner import Planner
 from sidecar.workers.pool import Workers
+from sidecar.workers.sandbox.config import NO_PROCESSES, words
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ class Surroundings:
                 LaneView(modality, cost_class, lane.queued, lane.queued_ms / 1e3)
                 for (modality, cost_class), lane in lanes.items()
             ),
+            sandbox=words(self._workers.crew().sandbox) if plan.processes else NO_PROCESSES,
         )
 
     def pids(self) -> Sequence[int]:

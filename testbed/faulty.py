@@ -29,7 +29,9 @@ from sidecar.media import (
     Workload,
 )
 
-GOOD, SEGFAULT, KILLED, EXITS, HANGS, HANGS_HOLDING_THE_LOCK, WAITS, TOILS = range(8)
+GOOD, SEGFAULT, KILLED, EXITS, HANGS, HANGS_HOLDING_THE_LOCK, WAITS, TOILS, READS_A_FILE, RUNS_A_PROGRAM = (
+    range(10)
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Faulty:
         return (Shaped.of("pixels", np.array(frames.array)),)
 
 
-def _misbehave(how: int, gate: Path) -> None:
+def _misbehave(how: int, gate: Path) -> None:  # noqa: C901 - a fault a line
     match how:
         case 1:
             ctypes.string_at(0)
@@ -86,5 +88,9 @@ def _misbehave(how: int, gate: Path) -> None:
             ends = time.thread_time() + 0.03
             while time.thread_time() < ends:
                 pass
+        case 8:
+            Path("/etc/passwd").read_bytes()
+        case 9:
+            os.execv("/bin/true", ["true"])  # noqa: S606 - what it stands in for would run another
         case _:
             pass

@@ -134,6 +134,8 @@ def report(diagnosis: Diagnosis, checked: SelfCheck | None, address: str) -> Ite
     if checked is not None:
         yield from (f"self-check: {checked}", "")
     yield f"work: {words.fleet_words(diagnosis.fleet)}"
+    if diagnosis.fleet.sandbox:
+        yield f"sandbox: {diagnosis.fleet.sandbox}"
     if diagnosis.machine is not None:
         yield f"machine: {words.machine_words(diagnosis.machine)}"
     yield from map(words.gpu_words, diagnosis.gpus)

@@ -175,6 +175,7 @@ def told(picture: Picture, upstream: str = "") -> pb.VerdictResponse:
             running=fleet.running,
             handed=fleet.handed,
             workers=[pb.Worker(pid=worker.pid, cores=worker.cores) for worker in picture.workers],
+            sandbox=fleet.sandbox,
         ),
         machine=None
         if spell is None

@@ -32,7 +32,10 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The plan as it is in force, and what waits and runs: items in the queue, with a worker, with model servers."""
+    """The plan as it is in force, and what waits and runs: items in the queue, with a worker, with model servers.
+
+    `sandbox` says what confines workers.
+    """
 
     processes: int
     threads: dict[Modality, int]
@@ -41,6 +44,7 @@ class Fleet:
     running: int
     handed: int
     lanes: tuple[LaneView, ...] = ()
+    sandbox: str = ""
 
 
 @dataclass(frozen=True, slots=True)

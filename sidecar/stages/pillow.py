@@ -13,6 +13,7 @@ Only functions that Pillow 13 and pillow-simd 12.1 share are used.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import types
 from collections.abc import Iterator
 from typing import Final
@@ -60,6 +61,11 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Compressed text of a PNG may unpack to this much in all, bytes; Pillow's own 64 MiB would let a
 # small file cost half a second in probe. Adobe's XMP packets stay below 1 MiB.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024
+
+# What Pillow would load when it first meets a picture that needs it: a worker that is confined can load nothing.
+for _name in ("ImageCms", "ImageColor", "ImageFile", "ImagePalette"):
+    importlib.import_module(f"PIL.{_name}")
+Image.preinit()
 
 _SILENCE = types.SimpleNamespace(warn=lambda *_args, **_kwargs: None)
 for _module in (

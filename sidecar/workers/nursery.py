@@ -7,12 +7,13 @@ loaded pages with its siblings.
 
 Run as `python -m sidecar.workers.nursery FD CONFIG`: FD is the front's channel, CONFIG JSON. The front says what
 worker it wants (`nursery_link.SpawnOrder`) and passes the worker's channel along; the nursery says `{"ready": ...}`
-once it is warm, `{"spawned": number, "pid": ...}` with a pidfd, and `{"ended": number, "status": ...}`. It ends when
-the front closes its channel, and its workers end with it.
+once it is warm and has tried out the sandbox, `{"spawned": number, "pid": ...}` with a pidfd, and
+`{"ended": number, "status": ...}`. It ends when the front closes its channel, and its workers end with it.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -21,7 +22,12 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sidecar.workers.sandbox.config import Confinement
+
+log = logging.getLogger(__name__)
 
 # One thread inside every library, whatever counts the cores: requests are parallel, their insides are not.
 _CAPS = (
@@ -42,7 +48,8 @@ def main(descriptor: int, config: dict[str, Any]) -> None:
         signal.signal(number, signal.SIG_IGN)  # the front decides when to stop, also when a group is told
     os.environ.update(dict.fromkeys(_CAPS, "1"))
     front = socket.socket(fileno=descriptor)
-    Nursery(front, _warm(config)).serve()
+    arena = _warm(config)
+    Nursery(front, arena, *_tried(config)).serve()
 
 
 def _warm(config: dict[str, Any]) -> memoryview:
@@ -52,7 +59,10 @@ def _warm(config: dict[str, Any]) -> memoryview:
     from sidecar.recipes import loader  # noqa: F401, PLC0415 - loads every recipe and stage
     from sidecar.stages import compiled, fourier, kernels, unfilter  # noqa: PLC0415
     from sidecar.workers import heap, precedence, process  # noqa: F401, PLC0415
+    from sidecar.workers.sandbox import layers  # noqa: F401, PLC0415
 
+    for name in config["recipes"]:
+        importlib.import_module(name)
     heap.keep_blocks()
     logs.set_up(logs.LogConfig(**config["log"]))
     kernels.warm()
@@ -64,18 +74,37 @@ def _warm(config: dict[str, Any]) -> memoryview:
     return arena
 
 
-class Nursery:
-    """Forks workers on demand, and tells when one ended."""
+def _tried(config: dict[str, Any]) -> tuple[Confinement, list[tuple[str, bool, str]]]:
+    """What workers are to enter here, and what became of each layer in a trial of it."""
+    from sidecar.workers.sandbox import layers  # noqa: PLC0415 - loaded since `_warm`
+    from sidecar.workers.sandbox.config import Confinement  # noqa: PLC0415
 
-    def __init__(self, front: socket.socket, arena: memoryview) -> None:
+    wanted = Confinement.read(config["sandbox"])
+    states = layers.try_out(wanted)
+    return layers.present(wanted, states), [(state.name, state.applied, state.detail) for state in states]
+
+
+class Nursery:
+    """Forks workers on demand, and tells when one ended. `tried` is what the front is told of the sandbox."""
+
+    def __init__(
+        self,
+        front: socket.socket,
+        arena: memoryview,
+        confinement: Confinement,
+        tried: list[tuple[str, bool, str]],
+    ) -> None:
         self._front = front
         self._arena = arena
+        self._confinement = confinement
+        self._tried = tried
         self._selector = selectors.DefaultSelector()
         self._selector.register(front, selectors.EVENT_READ)
 
     def serve(self) -> None:
         """Until the front closes the channel."""
-        self._say({"ready": sum(1 for _ in Path("/proc/self/task").iterdir())})
+        threads = sum(1 for _ in Path("/proc/self/task").iterdir())
+        self._say({"ready": threads, "sandbox": self._tried})
         while True:
             for key, _ in self._selector.select():
                 if key.data is None:
@@ -105,8 +134,13 @@ class Nursery:
         self._say({"spawned": number, "pid": pid}, pidfd)
 
     def _become_worker(self, parent: int, wanted: dict[str, Any], channel: socket.socket) -> None:
-        """The child's side: lets go of all that is the nursery's, and works until the end."""
+        """The child's side: lets go of all that is the nursery's, and works until the end.
+
+        What the trial could enter it enters before its first order, or ends.
+        """
         from sidecar.workers import precedence, process  # noqa: PLC0415 - loaded since `_warm`
+        from sidecar.workers.sandbox.kernel import Unavailable  # noqa: PLC0415 - the same
+        from sidecar.workers.sandbox.layers import Sandbox  # noqa: PLC0415 - the same
 
         try:
             process.die_with(parent)
@@ -118,7 +152,11 @@ class Nursery:
             for key in list(self._selector.get_map().values()):
                 os.close(key.fd)
             self._selector.close()
-            process.serve_orders(channel, self._arena, wanted["threads"])
+            sandbox = Sandbox(self._confinement, wanted["threads"])
+            sandbox.enter((channel.fileno(),))
+            process.serve_orders(channel, self._arena, wanted["threads"], sandbox.shut)
+        except Unavailable as why:
+            log.error("a worker ends, for it cannot be confined as the trial was: %s", why)  # noqa: TRY400 - its text is enough
         finally:
             os._exit(1)
 
@@ -128,7 +166,7 @@ class Nursery:
         os.close(pidfd)
         self._say({"ended": number, "status": status})
 
-    def _say(self, message: dict[str, int], *descriptors: int) -> None:
+    def _say(self, message: dict[str, Any], *descriptors: int) -> None:
         try:
             socket.send_fds(self._front, [json.dumps(message).encode()], descriptors)
         except OSError:

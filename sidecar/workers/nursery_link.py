@@ -13,11 +13,12 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sidecar.workers.precedence import Policy
+from sidecar.workers.sandbox.config import LayerState
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +29,11 @@ _END_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Who is told: of a warm nursery, of a worker's pid and pidfd, of its wait status, of the nursery's end."""
+    """Who is told: of a warm nursery and what of the sandbox can be entered, of a worker's pid and pidfd, of its wait
+    status, of the nursery's end.
+    """
 
-    ready: Callable[[], None]
+    ready: Callable[[Sequence[LayerState]], None]
     spawned: Callable[[int, int, int], None]
     ended: Callable[[int, int], None]
     gone: Callable[[], None]
@@ -115,12 +118,12 @@ class NurseryLink:
         if not message:
             self._gone()
             return
-        said: dict[str, int] = json.loads(message)
+        said: dict[str, Any] = json.loads(message)
         match said:
-            case {"ready": threads}:
+            case {"ready": threads, "sandbox": tried}:
                 if threads > 1:
                     log.warning("the nursery has %d threads; a fork takes only one along", threads)
-                self._listener.ready()
+                self._listener.ready([LayerState(*each) for each in tried])
             case {"spawned": number, "pid": pid} if descriptors:
                 self._listener.spawned(number, pid, descriptors[0])
             case {"ended": number, "status": status}:

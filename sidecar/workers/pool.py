@@ -21,6 +21,7 @@ from sidecar.stages import compiled, fourier, kernels, unfilter
 from sidecar.stages.admit.gate import Slots, Ticket
 from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.precedence import give_way
+from sidecar.workers.sandbox.config import LayerState
 from sidecar.workers.worker import Done, Job, work
 
 log = logging.getLogger(__name__)
@@ -36,17 +37,20 @@ class WorkersStatistics:
 
 @dataclass(frozen=True, slots=True)
 class CrewStatistics:
-    """Worker processes alive, with their pids; since the start: deaths, hangs among them, jobs run again and
-    jobs refused because they ended two processes; contents that are refused at the door now.
+    """Worker processes alive, with their pids; since the start: deaths, among them hangs and escapes (a system call
+    that the sandbox forbids to code from outside), jobs run again and jobs refused because they ended two processes;
+    contents that are refused at the door now; what became of each layer of the sandbox that is wanted.
     """
 
     processes: int = 0
     pids: tuple[int, ...] = ()
     deaths_total: int = 0
     hangs_total: int = 0
+    escapes_total: int = 0
     reruns_total: int = 0
     poisoned_total: int = 0
     quarantined: int = 0
+    sandbox: tuple[LayerState, ...] = ()
 
 
 class Workers(Protocol):

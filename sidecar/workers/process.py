@@ -2,7 +2,8 @@
 
 Each thread waits on the channel itself, so an order reaches it without a hop: the kernel hands a message
 to one waiting thread and keeps messages whole. The process has the arena and this channel and needs nothing
-else; it ends when the front closes the channel, when the front dies, or by a signal.
+else, which is why it can be confined (sandbox/). It ends when the front closes the channel, when the front
+dies, or by a signal.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 
 from sidecar.workers.orders import MOST_BYTES, lay_report, read_order
 from sidecar.workers.worker import work
@@ -19,11 +21,22 @@ from sidecar.workers.worker import work
 _PR_SET_PDEATHSIG = 1  # prctl.h
 
 
-def serve_orders(channel: socket.socket, arena: memoryview, threads: int) -> None:
-    """Works off orders on `threads` threads, this one among them. Never returns."""
+def serve_orders(channel: socket.socket, arena: memoryview, threads: int, shut: Callable[[], None]) -> None:
+    """Works off orders on `threads` threads, this one among them. Never returns.
+
+    `shut` is called once all threads are there and before any of them takes an order; what it raises is raised.
+    """
+    begun = threading.Event()
+
+    def serve() -> None:
+        begun.wait()
+        _serve(channel, arena)
+
     for number in range(1, threads):
-        threading.Thread(target=_serve, args=(channel, arena), name=f"worker-{number}", daemon=True).start()
-    _serve(channel, arena)
+        threading.Thread(target=serve, name=f"worker-{number}", daemon=True).start()
+    shut()
+    begun.set()
+    serve()
 
 
 def die_with(parent: int) -> None:

@@ -39,6 +39,7 @@ from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.pool import CrewStatistics, WorkersStatistics
 from sidecar.workers.precedence import Policy
 from sidecar.workers.quarantine import Quarantine, refusal
+from sidecar.workers.sandbox.config import LayerState, SandboxConfig, lacking, words
 from sidecar.workers.worker import Done, Job
 
 log = logging.getLogger(__name__)
@@ -153,10 +154,17 @@ class ProcessWorkers:
 
     takes_copies = True
 
-    def __init__(self, plan: ThreadPlan, config: WorkersConfig, nursery: Mapping[str, Any]) -> None:
-        """`nursery` is what the nursery is told: the arena's name and size, and how to log."""
+    def __init__(
+        self, plan: ThreadPlan, config: WorkersConfig, sandbox: SandboxConfig, nursery: Mapping[str, Any]
+    ) -> None:
+        """`nursery` is what the nursery is told: the arena's name and size, how to log, what workers are confined by,
+        and the modules that recipes come from, for nothing is loaded later.
+        """
         self._plan = plan
         self._config = config
+        self._sandbox = sandbox
+        self._layers: tuple[LayerState, ...] = ()
+        self._unconfined: SettingsError | None = None
         self._loop = asyncio.get_running_loop()
         self.slots = _slots(plan)
         self._quarantine = Quarantine(config.quarantine_s)
@@ -184,13 +192,16 @@ class ProcessWorkers:
         self._watch_handle: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
-        """Starts all processes side by side, and returns when they are warm. Raises SettingsError if late."""
+        """Starts all processes side by side, and returns when they are warm.
+
+        Raises SettingsError if late, and where a layer of the sandbox is required that is not here.
+        """
         self._start_nursery()
         self._watch()
         begun = time.monotonic()
         try:
             async with asyncio.timeout(self._config.start_s):
-                while len(self._ready()) < self._processes:
+                while len(self._ready()) < self._processes and self._unconfined is None:
                     await self._change()
         except TimeoutError:
             await self.close()
@@ -201,6 +212,9 @@ class ProcessWorkers:
                 key="workers.start_s",
                 value=self._config.start_s,
             ) from None
+        if self._unconfined is not None:
+            await self.close()
+            raise self._unconfined
         log.info(
             "%d worker processes of %s threads are warm after %.1f s",
             self._processes,
@@ -297,9 +311,11 @@ class ProcessWorkers:
             pids=tuple(worker.pid for worker in list(self._workers.values()) if worker.pid),
             deaths_total=self._counts["deaths"],
             hangs_total=self._counts["hangs"],
+            escapes_total=self._counts["escapes"],
             reruns_total=self._counts["reruns"],
             poisoned_total=self._counts["poisoned"],
             quarantined=len(self._quarantine),
+            sandbox=self._layers,
         )
 
     async def close(self) -> None:
@@ -549,7 +565,14 @@ class ProcessWorkers:
             Listener(self._nursery_ready, self._spawned, self._ended, self._nursery_gone),
         )
 
-    def _nursery_ready(self) -> None:
+    def _nursery_ready(self, layers: Sequence[LayerState]) -> None:
+        self._layers = tuple(layers)
+        log.info("sandbox: %s", words(layers))
+        self._unconfined = lacking(self._sandbox, layers)
+        if self._unconfined is not None:
+            log.error("no worker is started: %s", self._unconfined.message)
+            self._tell()
+            return
         self._nursery_warm = True
         for place in sorted(self._empty, key=_order):
             self._spawn(place)
@@ -615,6 +638,12 @@ class ProcessWorkers:
     def _ended(self, number: int, status: int) -> None:
         if number in self._seen_off:
             self._seen_off.discard(number)
+        elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
+            self._counts["escapes"] += 1
+            log.error(
+                "a worker was ended by SIGSYS: it made a system call that no decoder makes, and code that was smuggled "
+                "in does; see docs/sandbox.md"
+            )
         elif os.WIFSIGNALED(status):
             log.error("a worker was ended by %s", signal.Signals(os.WTERMSIG(status)).name)
         else:

@@ -102,6 +102,7 @@ class TestWords:
             "  note: the driver says 80% and the accounts 50%",
             "",
             "work: 11 calls; 7 items wait, workers have 5, model servers 6; threads: 2 image, 1 audio, 4 express",
+            "sandbox: rlimits, seccomp; not here: landlock (no such kernel)",
             f"machine: 8 cores, of which a quota allows 2.5; {USED}; throttled 12.5 % of the time",
             "GPU 0 NVIDIA H200: used 80.0 % of the time, memory 62.5 %",
         ]

@@ -113,6 +113,7 @@ def verdict(*upstreams: pb.UpstreamVerdict, **more: Any) -> pb.VerdictResponse:
             running=5,
             handed=6,
             workers=[pb.Worker(pid=4711, cores=0.95), pb.Worker(pid=4712, cores=0.55)],
+            sandbox="rlimits, seccomp; not here: landlock (no such kernel)",
         ),
         "machine": pb.Machine(cores=8, quota=2.5, front=0.25, workers=1.5, idle=5.75, throttled=0.125),
         "gpus": [pb.Gpu(index=0, name="NVIDIA H200", utilisation=0.8, memory=0.625)],

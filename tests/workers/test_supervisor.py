@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from sidecar.stages.probe import probe
 from sidecar.workers.budget import memory_limit
 from sidecar.workers.plan import ThreadPlan
 from sidecar.workers.precedence import NICENESS
+from sidecar.workers.sandbox.config import SandboxConfig
 from sidecar.workers.supervisor import ProcessWorkers, WorkersConfig
 from sidecar.workers.worker import Done, Job, Outlet, work
 from testbed import faulty
@@ -125,8 +126,16 @@ async def crew(
 ) -> AsyncIterator[Crew]:
     arena = Arena.open(ArenaConfig(bytes=16 * MIB), memory_limit())
     plan = ThreadPlan(processes, threads, 1, 1, express)
-    nursery = {"arena": arena.name, "arena_bytes": arena.size, "log": QUIET}
-    workers = ProcessWorkers(plan, WorkersConfig(**config), nursery)
+    # Who waits for a gate looks for a file, which nobody in the sandbox can.
+    sandbox = SandboxConfig(layers={"seccomp": "off"} if recipe and recipe.gate else {})
+    nursery = {
+        "arena": arena.name,
+        "arena_bytes": arena.size,
+        "log": QUIET,
+        "sandbox": asdict(sandbox.confinement(memory_bytes=1 << 30, file_bytes=MIB)),
+        "recipes": [Faulty.__module__],
+    }
+    workers = ProcessWorkers(plan, WorkersConfig(**config), sandbox, nursery)
     try:
         await workers.open()
         yield Crew(arena, workers, recipe or Faulty())

@@ -604,6 +604,7 @@ class Fleet(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     HANDED_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
+    SANDBOX_FIELD_NUMBER: _builtins.int
     processes: _builtins.int
     """Worker processes; 0: threads of the server's own process."""
     image_threads: _builtins.int
@@ -620,6 +621,8 @@ class Fleet(_message.Message):
     """Items that a worker has."""
     handed: _builtins.int
     """Items that the model server has."""
+    sandbox: _builtins.str
+    """What confines worker processes, and what of it is not here, in words. Default empty: an older sidecar."""
     @_builtins.property
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
         """Worker processes alive, those for small items alone among them."""
@@ -636,10 +639,11 @@ class Fleet(_message.Message):
         running: _builtins.int = ...,
         handed: _builtins.int = ...,
         workers: _abc.Iterable[Global___Worker] | None = ...,
+        sandbox: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_threads", b"audio_threads", "calls", b"calls", "express_threads", b"express_threads", "handed", b"handed", "image_threads", b"image_threads", "processes", b"processes", "queued", b"queued", "running", b"running", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_threads", b"audio_threads", "calls", b"calls", "express_threads", b"express_threads", "handed", b"handed", "image_threads", b"image_threads", "processes", b"processes", "queued", b"queued", "running", b"running", "sandbox", b"sandbox", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
