@@ -112,7 +112,7 @@ class App:
             plan = _told(planner)
             prober = self._prober = Prober(plan.probe_threads, settings.formats)
             parts.push_async_callback(prober.close)
-            workers = _workers(settings, plan, arena, catalogue, memory_bytes)
+            workers = _workers(settings, plan, arena, catalogue, budget.memory_bytes)
             parts.push_async_callback(workers.close)
             await workers.open()
             credit, costs = Credits(), CostModel()
