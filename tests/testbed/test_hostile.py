@@ -14,7 +14,7 @@ from testbed.hostile.mutate import MOST_BYTES, Mutator
 from testbed.hostile.parts import LAYOUTS, Part
 from tests import corpus
 
-_KNOWN = {**corpus.PICTURES, **corpus.SOUNDS}
+_KNOWN: dict[str, corpus.Picture | corpus.Sound] = {**corpus.PICTURES, **corpus.SOUNDS}
 
 
 @pytest.mark.parametrize("name", [name for name in _KNOWN if name != "wav_streamed.wav"])
