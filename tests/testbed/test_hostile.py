@@ -25,8 +25,8 @@ def test_a_file_that_is_taken_apart_and_put_together_is_the_same_or_as_good(name
         assert again == corpus.data(name)
     else:  # the directory is elsewhere, and sizes are told in full
         whole, made = (Source(data) for data in (corpus.data(name), again))
-        found = [decode(each, probe(each), DecodeTarget()).array for each in (whole, made)]
-        np.testing.assert_array_equal(*found)
+        expected, found = (decode(each, probe(each), DecodeTarget()).array for each in (whole, made))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_checksums_are_made_right() -> None:
