@@ -14,20 +14,19 @@ from testbed.hostile.mutate import MOST_BYTES, Mutator
 from testbed.hostile.parts import LAYOUTS, Part
 from tests import corpus
 
-_FORMATS = {name: facts.format for name, facts in corpus.PICTURES.items()}
-_FORMATS |= {name: facts.format for name, facts in corpus.SOUNDS.items()}
+_KNOWN: dict[str, corpus.Picture | corpus.Sound] = {**corpus.PICTURES, **corpus.SOUNDS}
 
 
-@pytest.mark.parametrize("name", [name for name in _FORMATS if name != "wav_streamed.wav"])
+@pytest.mark.parametrize("name", [name for name in _KNOWN if name != "wav_streamed.wav"])
 def test_a_file_that_is_taken_apart_and_put_together_is_the_same_or_as_good(name: str) -> None:
-    layout = LAYOUTS[_FORMATS[name]]
+    layout = LAYOUTS[_KNOWN[name].format]
     again = layout.join(layout.split(corpus.data(name)))
-    if _FORMATS[name] not in {"tiff", "webm"}:
+    if _KNOWN[name].format not in {"tiff", "webm"}:
         assert again == corpus.data(name)
     else:  # the directory is elsewhere, and sizes are told in full
         whole, made = (Source(data) for data in (corpus.data(name), again))
-        wanted, found = (decode(each, probe(each), DecodeTarget()).array for each in (whole, made))
-        np.testing.assert_array_equal(found, wanted)
+        expected, found = (decode(each, probe(each), DecodeTarget()).array for each in (whole, made))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_checksums_are_made_right() -> None:
@@ -39,7 +38,7 @@ def test_checksums_are_made_right() -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_same_number_is_the_same_mutant_and_no_other_is(name: str) -> None:
-    seeds = [corpus.data(each) for each, found in _FORMATS.items() if found == name]
+    seeds = [corpus.data(each) for each, facts in _KNOWN.items() if facts.format == name]
     one, again = Mutator(name, seeds), Mutator(name, seeds)
     made = [one.mutant(number) for number in range(60)]
     assert made == [again.mutant(number) for number in range(60)]
