@@ -70,7 +70,7 @@ def judge(engine: Engine, image: str) -> int:
         limits = Limits.of_this_machine()
         cold = pod.start("sidecar", limits)
         figures[f"cold start with {limits.quota:g} cores of {limits.cpu_count} CPUs"] = f"{cold:.2f} s"
-        checks.start(cold, engine.log(pod.sidecar), found)
+        checks.start(checks.cpu_s(engine, pod.sidecar), engine.log(pod.sidecar), found)
         checks.confinement(engine, pod.sidecar, found)
         say(f"sending {len(expected)} pictures and sounds, a line of text and a spoken sentence")
         checks.work(engine, pod, expected, limits, found)

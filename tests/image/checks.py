@@ -29,8 +29,10 @@ COMPILERS: Final = "cc c++ cpp gcc g++ clang tcc ld as make cmake rustc cargo go
 LABELS: Final = ("title", "description", "version", "revision", "created", "documentation")
 # Who looks the bill of materials over, where `make image-lint` has made it.
 TOOLS: Final = PROJECT / ".venv-image" / "bin" / "python"
+# Compiling the kernels alone takes 13 s; 9.4 s in all were seen without it, on a busy machine.
+START_CPU_S: Final = 15.0
 # Seconds that an orchestrator would call too long; out of the air.
-COLD_START_S, DRAIN_S, REFUSAL_S, COMPILE_S = 20.0, 10.0, 120.0, 300.0
+DRAIN_S, REFUSAL_S, COMPILE_S = 10.0, 120.0, 300.0
 # The least memory that docs/image.md names.
 LEAST_MIB: Final = 512
 # The drain's own bound is 25 s; the engine kills past this.
@@ -130,11 +132,9 @@ def refusals(engine: Engine, image: str, checks: Checks) -> None:
     )
 
 
-def start(cold_s: float, log: str, checks: Checks) -> None:
-    """How it started, under its limits."""
-    checks.that(
-        f"it serves within {COLD_START_S:g} s of its start", cold_s <= COLD_START_S, f"{cold_s:.2f} s"
-    )
+def start(used_s: float, log: str, checks: Checks) -> None:
+    """How it started: by the CPU that it took, since how long it took is also other work's doing."""
+    checks.that(f"its start takes at most {START_CPU_S:g} s of CPU", used_s <= START_CPU_S, f"{used_s:.2f} s")
     lines = [line.partition("kernels: ")[2] for line in log.splitlines() if "kernels: " in line]
     compiled_none = bool(lines) and all(line.endswith(" 0 compiled") for line in lines)
     checks.that("kernels come with the image, none is compiled at the start", compiled_none, "; ".join(lines))
