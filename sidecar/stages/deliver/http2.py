@@ -29,7 +29,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, 
 )
 """Kinds of frames. Priorities, the third, are no longer used, and are passed over like all that is not known."""
 _END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
-_TABLE_SIZE, _PUSH, _STREAMS, _WINDOW, _FRAME = 1, 2, 3, 4, 5
+_TABLE_SIZE, _PUSH, _STREAMS, _WINDOW, _FRAME, _HEADER_LIST = 1, 2, 3, 4, 5, 6
 NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, REFUSED, CANCEL = 0x0, 0x1, 0x3, 0x7, 0x8
 """Codes with which a stream or a connection ends."""
 _FRAME_HEADER: Final = struct.Struct(">IBI")  # the length in 24 bits and the kind in 8; flags; the stream
@@ -41,7 +41,9 @@ _FIRST_WINDOW, _FIRST_FRAME = 65_535, 16_384
 # We take frames of the size that needs no asking for, and let the server send as much as windows can say.
 _OUR_FRAME, _OUR_WINDOW = _FIRST_FRAME, _LOW_31
 _MOST_FRAME: Final = (1 << 24) - 1
-# Bytes of one header block: gRPC's own bound for metadata is 16 KiB after decoding, and literals are no longer.
+# Bytes of header fields that the server is told to send at most, gRPC's own bound: it then ends the one call whose
+# words are longer, and of a block that is longer still the connection ends.
+_OUR_HEADERS: Final = 16 * 1024
 _MOST_BLOCK: Final = 64 * 1024
 # Blocks whose meaning is remembered: a server ends nearly all its calls with the same two.
 _MOST_KNOWN: Final = 64
@@ -108,7 +110,7 @@ class Connection:
     """
 
     def __init__(self) -> None:
-        settings = ((_TABLE_SIZE, 0), (_PUSH, 0), (_WINDOW, _OUR_WINDOW))
+        settings = ((_TABLE_SIZE, 0), (_PUSH, 0), (_WINDOW, _OUR_WINDOW), (_HEADER_LIST, _OUR_HEADERS))
         told = b"".join(_SETTING.pack(*setting) for setting in settings)
         more = _UINT32.pack(_OUR_WINDOW - _FIRST_WINDOW)
         self._outgoing: list[Part] = [PREFACE, frame(SETTINGS, 0, 0, told), frame(WINDOW_UPDATE, 0, 0, more)]

@@ -158,6 +158,14 @@ def test_streams_beyond_what_the_server_takes_wait_their_turn() -> None:
     assert (ends.complete, second.number, third.number) == ([1, 3], 0, 3)
 
 
+def test_the_server_is_told_what_it_may_send() -> None:
+    ends = Ends()
+    ends.settle()
+    told = ends.server.remote_settings
+    assert (told.header_table_size, told.enable_push, told.max_header_list_size) == (0, 0, 16_384)
+    assert told.initial_window_size == 2**31 - 1
+
+
 def test_a_reset_either_way_ends_a_stream_and_no_other() -> None:
     ends = Ends()
     ends.settle()
