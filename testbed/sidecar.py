@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from testbed.guard import start_guard
 
 SERVICE = "multimodal.v1.Preprocessor"
-START_S = 60.0
+START_S = 120.0
 # A drain is bounded by the server's own setting, 25 s; past this it hangs.
 STOP_S = 40.0
 # What is left to do when the starter is gone: the sidecar's group, its folder.
@@ -92,7 +92,9 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _wait_until_ready(running: SidecarProcess, until: float) -> None:
-    with grpc.insecure_channel(running.address) as channel:
+    # By gRPC's own pauses a server that takes half a minute to start would be looked for a minute later.
+    pauses = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
+    with grpc.insecure_channel(running.address, options=pauses) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         while running.process.poll() is None and time.monotonic() < until:
             # Watched for a second at a time, so that a process that ends meanwhile is noticed.
