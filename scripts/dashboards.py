@@ -332,12 +332,13 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
         ),
         Panel(
             "Threads and processes of the plan",
-            "By pool, and how many worker processes are alive.",
+            "By pool, and how many worker processes are alive; 1 for each layer of the sandbox that all are in.",
             "short",
             {
                 total("sidecar_plan_threads", "pool"): "{{pool}} threads",
                 total("sidecar_plan_processes"): "processes planned",
                 total("sidecar_workers_processes"): "processes alive (with those for small items)",
+                f"min by (layer) (sidecar_sandbox_layer{{{POD}}})": "sandbox: {{layer}}",
             },
         ),
         Panel(
@@ -356,6 +357,7 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
                 f"sum(increase(sidecar_workers_hangs_total{{{POD}}}[15m]))": "hangs",
                 f"sum(increase(sidecar_workers_reruns_total{{{POD}}}[15m]))": "reruns",
                 f"sum(increase(sidecar_workers_poisoned_total{{{POD}}}[15m]))": "poisoned",
+                f"sum(increase(sidecar_workers_escapes_total{{{POD}}}[15m]))": "ended by a forbidden call",
                 total("sidecar_workers_quarantined"): "contents in quarantine",
             },
         ),

@@ -23,6 +23,7 @@ def test_they_weigh_what_photographs_of_their_size_weigh(name: str, low: int, hi
         assert low * 1000 < len(data) < high * 1000
 
 
+@pytest.mark.full
 def test_the_largest_are_of_twelve_megapixels_and_some_megabytes() -> None:
     (data,) = photos("4000x3000", 1)
     with Image.open(io.BytesIO(data)) as image:

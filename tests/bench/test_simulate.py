@@ -8,6 +8,8 @@ from bench.policies import POLICIES, Fifo, FixedLimit
 from bench.simulate import MIX, STUDY, Kind, Sent, ours, outcome, play, simulate
 from sidecar.stages.admit.turns import Turns
 
+pytestmark = pytest.mark.full
+
 ONE = (Kind("only", 1.0, 10.0, 1.0),)
 
 

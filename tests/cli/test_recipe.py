@@ -689,6 +689,7 @@ def encoded() -> bytes:
 
 
 @pytest.mark.triton
+@pytest.mark.full
 class TestEnsembles:
     """A real sidecar before a real Triton: only the upstream's name is another, and the values arrive to the bit."""
 

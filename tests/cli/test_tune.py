@@ -70,6 +70,7 @@ def test_the_files_are_settings_values_and_a_picture(tmp_path: Path) -> None:
     assert len(drawn.findall("{*}polyline")) == 3  # a curve in either panel, and the legend's
 
 
+@pytest.mark.full
 def test_a_corpus_is_tried_for_real(tmp_path: Path, capsys: Said) -> None:
     media = tmp_path / "media"
     media.mkdir()

@@ -50,6 +50,7 @@ def test_each_alert_is_tested_both_ways(alert: str) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.full
 @pytest.mark.parametrize("alert", alerts())
 @pytest.mark.parametrize("instead", ["vector(0) > 1", "sidecar_ready >= 0 or on () vector(1)"])
 def test_an_alert_that_never_fires_or_always_does_fails_its_unit_tests(

@@ -113,6 +113,7 @@ def test_a_starter_that_dies_takes_it_along(number: signal.Signals) -> None:
 
 
 @pytest.mark.triton
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)],

@@ -41,6 +41,7 @@ def picture() -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.full
 def test_it_gives_a_core_that_is_idle_its_thread_and_tells_the_evidence(
     tmp_path: Path, picture: bytes
 ) -> None:
@@ -56,6 +57,7 @@ def test_it_gives_a_core_that_is_idle_its_thread_and_tells_the_evidence(
         assert "work by" in why
 
 
+@pytest.mark.full
 def test_where_it_may_only_advise_it_says_what_it_would_try_and_changes_nothing(
     tmp_path: Path, picture: bytes
 ) -> None:
