@@ -29,7 +29,7 @@ test: setup testbed ## run the tests
 	@scripts/test.sh
 
 .PHONY: check
-check: setup testbed ## run the long suites too: full parity, torchvision, mutations, fuzzing, a short round of fuzzing
+check: setup testbed ## run the long suites too: full parity, torchvision, mutations, a short round of fuzzing
 	@scripts/test.sh --full
 
 .PHONY: alerts-test
