@@ -1,9 +1,10 @@
 """What the sandbox costs: the same sidecar with it and without it, in turn, on the same two cores.
 
-Both run all the while, and one is asked at a time: for icons, where what a job costs beside its work shows most, 1080p
-photographs, and sound, which makes the most system calls. Every round asks both, in alternating order, and gives one
-ratio of calls a second and one of CPU time a call, over all of a sidecar's processes; figures are medians of the
-rounds' ratios. No model server is needed: what is asked is Preprocess.
+Both run, and one is asked at a time: for icons, where what a job costs beside its work shows most, 1080p photographs,
+and sound, which makes the most system calls. Every round starts both anew, for two processes of one kind differ by some
+hundredths for as long as they live, and asks them in turn; it gives one ratio of calls a second and one of CPU time a
+call, over all of a sidecar's processes. Figures are medians of the rounds' ratios, beside how far the middle half of
+them reaches. No model server is needed: what is asked is Preprocess.
 
 Calls a second are what the target is about. They are told beside CPU time, which other work on the machine disturbs
 less.
@@ -12,7 +13,7 @@ less.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import uvloop
 
-from bench.load import median
+from bench.load import median, percentile
 from bench.mix import KINDS, PICTURES, SOUNDS, media, preprocess_request
 from bench.processes import on_cores, since, spent
 from bench.report import at_most, report
@@ -29,12 +30,21 @@ from bench.sidecars import CHECKPOINT, PREPROCESS
 from sidecar.workers.sandbox.config import LAYERS
 from testbed.sidecar import SidecarProcess, sidecar_process
 
-ROUNDS = 15
-# Of the clock, for each of a round's two measurements.
-SECONDS = 2.0
+ROUNDS = 9
+# Of the clock, for each measurement; a round has so many of either sidecar, in turn.
+SECONDS = 1.0
+_TURNS = 4
 MOST = 0.02
-_WITH, _WITHOUT = "optional", "off"
+_MODES = _WITH, _WITHOUT = "optional", "off"
 _KINDS: Mapping[str, str] = {kind.name: kind.model for kind in KINDS if kind.name != "12 MP"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Calls a second, and CPU milliseconds a call."""
+
+    calls_per_s: float
+    cpu_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +63,15 @@ class _Ground:
 
 
 def run(rounds: int = ROUNDS) -> dict[str, Any]:
-    """About three minutes."""
-    with _ground() as ground:
-        layers = _layers(ground.servers[_WITH].printed)
-        cases = [_case(ground, kind, rounds) for kind in _KINDS]
-    for case in cases:
-        case["layers"] = layers
+    """About six minutes."""
+    found: dict[str, list[Mapping[str, _Found]]] = {kind: [] for kind in _KINDS}
+    layers: Sequence[str] = ()
+    for number in range(rounds):
+        with _ground(_MODES if number % 2 else _MODES[::-1]) as ground:
+            layers = _layers(ground.servers[_WITH].printed)
+            for kind, so_far in found.items():
+                so_far.append(_round(ground, kind))
+    cases = [{**_case(kind, each), "layers": layers} for kind, each in found.items()]
     return report("sandbox", cases, targets(cases))
 
 
@@ -71,12 +84,12 @@ def targets(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _ground() -> Iterator[_Ground]:
+def _ground(modes: Sequence[str]) -> Iterator[_Ground]:
     with ExitStack() as running:
         running.enter_context(on_cores(CORES))
         servers = {
             mode: running.enter_context(sidecar_process({"sandbox.mode": f"'{mode}'", **_settings()}))
-            for mode in (_WITH, _WITHOUT)
+            for mode in modes
         }
         yield _Ground(servers, running.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop)))
 
@@ -102,25 +115,33 @@ def _layers(printed: Path) -> list[str]:
     return [name for name in LAYERS if name in applied]
 
 
-def _case(ground: _Ground, kind: str, rounds: int) -> dict[str, Any]:
+def _round(ground: _Ground, kind: str) -> Mapping[str, _Found]:
+    """What one start of both gave, by the mode."""
     lap = len(_requests(kind))
-    rate, _ = ground.measured(_WITHOUT, kind, 4 * lap)
+    rate = ground.measured(_WITHOUT, kind, 4 * lap)[0]
+    ground.measured(_WITH, kind, 4 * lap)  # as warm as the other
     count = laps(rate * SECONDS, lap)
-    found: list[dict[str, tuple[float, float]]] = []
-    for number in range(rounds):
-        modes = (_WITH, _WITHOUT) if number % 2 else (_WITHOUT, _WITH)
-        found.append({mode: ground.measured(mode, kind, count) for mode in modes})
+    found: dict[str, list[tuple[float, float]]] = {mode: [] for mode in _MODES}
+    for turn in range(_TURNS):
+        for mode in _MODES if turn % 2 else _MODES[::-1]:
+            found[mode].append(ground.measured(mode, kind, count))
+    return {
+        mode: _Found(median([rate for rate, _ in each]), median([cpu for _, cpu in each]))
+        for mode, each in found.items()
+    }
 
-    def middle(figure: Callable[[Mapping[str, tuple[float, float]]], float]) -> float:
-        return median([figure(each) for each in found])
 
+def _case(kind: str, found: Sequence[Mapping[str, _Found]]) -> dict[str, Any]:
+    lost = [1 - each[_WITH].calls_per_s / each[_WITHOUT].calls_per_s for each in found]
+    added = [each[_WITH].cpu_ms / each[_WITHOUT].cpu_ms - 1 for each in found]
     return {
         "case": f"{kind}, Preprocess",
         "kind": "sandbox",
-        "throughput_lost": round(1 - middle(lambda each: each[_WITH][0] / each[_WITHOUT][0]), 4),
-        "cpu_added": round(middle(lambda each: each[_WITH][1] / each[_WITHOUT][1]) - 1, 4),
-        "calls_per_s": round(middle(lambda each: each[_WITH][0]), 1),
-        "cpu_ms": round(middle(lambda each: each[_WITH][1]), 3),
-        "rounds": rounds,
-        "calls_a_round": count,
+        "throughput_lost": round(median(lost), 4),
+        "throughput_lost_middle_half": [round(percentile(lost, part), 4) for part in (25, 75)],
+        "cpu_added": round(median(added), 4),
+        "cpu_added_middle_half": [round(percentile(added, part), 4) for part in (25, 75)],
+        "calls_per_s": round(median([each[_WITH].calls_per_s for each in found]), 1),
+        "cpu_ms": round(median([each[_WITH].cpu_ms for each in found]), 3),
+        "rounds": len(found),
     }
