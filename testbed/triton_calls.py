@@ -226,11 +226,6 @@ def _wrong_shape(client: Client) -> object:
     return _response(client.infer("echo", [_text_of(b"a"), given]))
 
 
-def _late(client: Client) -> object:
-    client.is_server_live()  # else it may be the connection that is late
-    return _response(echoed(client, client_timeout=1e-6))
-
-
 def _twice(client: Client) -> object:
     with region(client, "calls-twice", 64):
         return client.register_system_shared_memory("calls-twice", "/calls-twice", 64)
@@ -341,6 +336,5 @@ CALLS: Final[tuple[Call, ...]] = (
     Call("errors", "an input of another shape", _wrong_shape),
     Call("errors", "an output that is not there", lambda client: echoed(client, outputs=_wanted("nothing"))),
     Call("errors", "a decoupled model without a stream", lambda client: client.infer("streamer", [])),
-    Call("errors", "no time left", _late),
 )
 """All of them, by kind."""
