@@ -37,6 +37,12 @@ class Rendered:
         return found
 
     @property
+    def mounted_config(self) -> Any:
+        """The ConfigMap with the settings; dashboards lie in others."""
+        (found,) = (each for each in self.of("ConfigMap") if "config.yaml" in each["data"])
+        return found
+
+    @property
     def template(self) -> Any:
         return self.one("Deployment")["spec"]["template"]
 
@@ -59,11 +65,11 @@ class Rendered:
 
     @property
     def settings(self) -> Any:
-        return yaml.safe_load(self.one("ConfigMap")["data"]["config.yaml"])
+        return yaml.safe_load(self.mounted_config["data"]["config.yaml"])
 
     def mounted(self, folder: Path) -> Path:
         """The settings file, where the kubelet would put the ConfigMap's keys."""
-        data = self.one("ConfigMap")["data"]
+        data = self.mounted_config["data"]
         items = {"config.yaml": "config.yaml"}
         if self.of("Deployment"):
             items = {

@@ -53,7 +53,7 @@ class TestSettings:
 
     def test_numbers_stay_what_they_are(self, tmp_path: Path) -> None:
         made = Rendered({"config": {"arena": {"bytes": 1 << 30}, "server": {"drain_s": 0.5}}})
-        assert "bytes: 1073741824\n" in made.one("ConfigMap")["data"]["config.yaml"]
+        assert "bytes: 1073741824\n" in made.mounted_config["data"]["config.yaml"]
         assert load_settings(made.mounted(tmp_path), {}).server.drain_s == 0.5
 
     def test_a_recipe_is_mounted_and_serves_the_model_of_its_name(self, tmp_path: Path) -> None:
