@@ -54,12 +54,12 @@ class _Ground:
     servers: Mapping[str, SidecarProcess]
     loop: asyncio.Runner
 
-    def measured(self, mode: str, kind: str, count: int) -> tuple[float, float]:
-        """Calls a second, and CPU milliseconds a call."""
+    def measured(self, mode: str, kind: str, count: int) -> _Found:
+        """So many calls of one of them."""
         running = self.servers[mode]
         load = Load(running.address, PREPROCESS, _requests(kind))
         seconds, before, after = self.loop.run(load.closed(count, lambda: spent(running.pid)))
-        return count / seconds, since(before, after) / count / 1e6
+        return _Found(count / seconds, since(before, after) / count / 1e6)
 
 
 def run(rounds: int = ROUNDS) -> dict[str, Any]:
@@ -118,15 +118,15 @@ def _layers(printed: Path) -> list[str]:
 def _round(ground: _Ground, kind: str) -> Mapping[str, _Found]:
     """What one start of both gave, by the mode."""
     lap = len(_requests(kind))
-    rate = ground.measured(_WITHOUT, kind, 4 * lap)[0]
+    rate = ground.measured(_WITHOUT, kind, 4 * lap).calls_per_s
     ground.measured(_WITH, kind, 4 * lap)  # as warm as the other
     count = laps(rate * SECONDS, lap)
-    found: dict[str, list[tuple[float, float]]] = {mode: [] for mode in _MODES}
+    found: dict[str, list[_Found]] = {mode: [] for mode in _MODES}
     for turn in range(_TURNS):
         for mode in _MODES if turn % 2 else _MODES[::-1]:
             found[mode].append(ground.measured(mode, kind, count))
     return {
-        mode: _Found(median([rate for rate, _ in each]), median([cpu for _, cpu in each]))
+        mode: _Found(median([one.calls_per_s for one in each]), median([one.cpu_ms for one in each]))
         for mode, each in found.items()
     }
 

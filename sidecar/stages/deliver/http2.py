@@ -188,20 +188,12 @@ class Connection:
         """Says goodbye."""
         self._outgoing.append(frame(GOAWAY, 0, 0, _UINT32.pack(0) + _UINT32.pack(code)))
 
-    def lose(self) -> list[Stream]:
-        """The streams that had not ended, once the connection is gone."""
-        lost = [*self._streams.values(), *self._waiting]
-        self._streams.clear()
-        self._waiting.clear()
-        return lost
-
     def _begin(self, stream: Stream) -> None:
         stream.number, self._next = self._next, self._next + 2
         self.leaving = self.leaving or self._next > _LAST_NUMBER
         stream.window = self._first_window
         self._streams[stream.number] = stream
-        block, flags = stream.block, 0
-        kind = HEADERS
+        block, kind = stream.block, HEADERS
         while True:
             piece, block = block[: self._frame], block[self._frame :]
             flags = 0 if block else _END_HEADERS

@@ -37,7 +37,7 @@ from sidecar.stages.deliver.cancelling import survives_cancelling
 from sidecar.stages.deliver.outliving import LONGEST_S, Outliving
 from sidecar.stages.deliver.passing import Passing
 from sidecar.stages.deliver.shared_memory import Handover, Lender, Loan
-from sidecar.stages.deliver.unary import UnaryCalls
+from sidecar.stages.deliver.unary import CLOSED, UnaryCalls
 from sidecar.stages.deliver.upstream import Answer, Call, SharedMemory, Signature
 from sidecar.stages.deliver.wire import (
     SERVICE,
@@ -403,4 +403,4 @@ class TritonUpstream:
 
     @staticmethod
     def _gone(model: str) -> UpstreamUnavailable:
-        return faults.of_kind(UpstreamUnavailable, "the connection was closed on this side", model)
+        return faults.of_kind(UpstreamUnavailable, CLOSED, model)

@@ -28,6 +28,8 @@ from sidecar.stages.deliver.http2 import Broken, Connection, Headers, Part, Stre
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
+CLOSED: Final = "the connection was closed on this side"
+"""The words of calls that closing ends, or that come after."""
 _PREFIX: Final = 5
 """Bytes before a message: whether it is compressed, and its length."""
 _SERVED: Final = b"200"
@@ -130,7 +132,7 @@ class UnaryCalls:
         call = _Call(answer, block, (bytes(1) + len(message).to_bytes(4, "big"), message))
         most = self._settings.message_bytes
         if self._closed:
-            call.fail(grpc.StatusCode.CANCELLED, "the connection was closed on this side")
+            call.fail(grpc.StatusCode.CANCELLED, CLOSED)
         elif len(message) > most:
             words = f"CLIENT: Sent message larger than max ({len(message)} vs. {most})"
             call.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, words)
@@ -152,11 +154,11 @@ class UnaryCalls:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
         for call in self._waiting:
-            call.fail(grpc.StatusCode.CANCELLED, "the connection was closed on this side")
+            call.fail(grpc.StatusCode.CANCELLED, CLOSED)
         self._waiting.clear()
         wires = [*self._wires]
         for wire in wires:
-            wire.end(grpc.StatusCode.CANCELLED, "the connection was closed on this side")
+            wire.end(grpc.StatusCode.CANCELLED, CLOSED)
         for wire in wires:
             await wire.gone.wait()
 
@@ -223,7 +225,7 @@ class UnaryCalls:
                 f"failed to connect to all addresses; last error: {str(error) or 'it took too long'}"
             )
         except BaseException:
-            wire.end(grpc.StatusCode.CANCELLED, "the connection was closed on this side")
+            wire.end(grpc.StatusCode.CANCELLED, CLOSED)
             raise
         else:
             if wire.connection.leaving or wire.gone.is_set():
@@ -352,7 +354,6 @@ class _Wire(asyncio.Protocol):
             self._watch.cancel()
         self._transport = None
         self._calls.lost(self)
-        self.connection.lose()
         calls, self._of = [*self._of.values()], {}
         for call in calls:
             call.fail(code, words)
