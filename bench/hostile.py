@@ -12,13 +12,11 @@ errors or tensors, and which must be there in the end and answer.
 from __future__ import annotations
 
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 from bench.mutants import CHECKPOINTS, CORPUS, FORMATS, LIMITS, Prepared, Verdict, mutator, verdict
@@ -29,6 +27,7 @@ from sidecar.media import Source
 from sidecar.stages.admit.limits import Limits
 from sidecar.stages.probe import IMAGE_FORMATS, probe
 from testbed.hostile.bombs import BOMBS, INERT
+from testbed.memory import peak, renewed_peak
 from testbed.sidecar import sidecar_process
 
 ROUNDS: Final = 100_000
@@ -134,12 +133,11 @@ def _bombs() -> Iterator[dict[str, Any]]:
 
 def _measured(take: Callable[[bytes], str], data: bytes) -> tuple[str, float, int]:
     """What was said, CPU milliseconds of this thread, and bytes that the process has grown by meanwhile at most."""
-    Path("/proc/self/clear_refs").write_text("5")
-    held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    held = renewed_peak()
     begun = time.thread_time_ns()
     said = take(data)
     spent = time.thread_time_ns() - begun
-    return said, spent / 1e6, max(0, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - held)
+    return said, spent / 1e6, max(0, peak() - held)
 
 
 def _case(found: Verdict) -> dict[str, Any]:

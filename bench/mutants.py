@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
-import resource
 import sys
 import time
 import traceback
@@ -36,6 +35,7 @@ from sidecar.stages.admit.limits import Limits
 from sidecar.stages.probe import AUDIO_FORMATS, IMAGE_FORMATS, probe
 from sidecar.workers.worker import Job, work
 from testbed.hostile.mutate import Mutator
+from testbed.memory import peak, renewed_peak
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _ROOT: Final = Path(__file__).parents[1]
@@ -123,6 +123,7 @@ def verdict(
         hung = False
         while child.is_alive():
             child.join(0.2)
+            harm += _said(ours)  # a pipe that is full would hold the child up
             if shared.number >= at:
                 seen(child.pid or 0)
             if child.is_alive() and _hangs(child.pid or 0, shared):
@@ -213,7 +214,7 @@ class Prepared:
         recipe = self._recipes[turn % len(self._recipes)]
         # As the front has bytes, or as a worker has them.
         source = Source(memoryview(data) if turn & 1 else data)
-        held = _renewed_peak()
+        held = renewed_peak()
         begun = time.process_time_ns()
         foretold, words = 2 * len(data), ""
         try:
@@ -224,7 +225,7 @@ class Prepared:
         except BaseException:  # noqa: BLE001 - it is what is looked for
             end, words = "outside", traceback.format_exc()
         spent = time.process_time_ns() - begun
-        return Outcome(end, spent, max(0, _peak() - held - foretold), words)
+        return Outcome(end, spent, max(0, peak() - held - foretold), words)
 
 
 def _prepared(source: Source, recipe: Recipe) -> tuple[int, SidecarError | None]:
@@ -277,16 +278,6 @@ def _sounds() -> list[Recipe]:
         load_recipe(wav2vec),
         load_recipe(whisper, resampler="swresample"),
     ]
-
-
-def _renewed_peak() -> int:
-    """Bytes that this process holds now, which its peak is set back to."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def _main(name: str, numbers: Sequence[str]) -> None:

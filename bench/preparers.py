@@ -37,6 +37,7 @@ from sidecar.stages.decode import decode
 from sidecar.stages.pack import pack
 from sidecar.stages.probe import probe
 from sidecar.workers.worker import Job, Outlet, work
+from testbed import memory
 from testbed.parity import Keys, extractor, processor
 from testbed.torchvision_import import import_torchvision
 
@@ -93,24 +94,16 @@ def apart(keys: Keys, paths: Sequence[str]) -> list[tuple[float, float]]:
 def peak(keys: Keys, path: str, warm: str, **choice: object) -> dict[str, int]:
     """Bytes that one picture takes at most on top of what is there before it, and those of its output.
 
-    `warm` is a picture of the same kind, small, which is prepared first. The kernel keeps the most that a
-    process has held, and forgets it when told to (clear_refs, 5). To be asked of a fresh child: the
+    `warm` is a picture of the same kind, small, which is prepared first. To be asked of a fresh child: the
     allocator keeps what it once had.
     """
     recipe, data = _recipe(json.dumps(keys), json.dumps(choice)), _bytes(path)
     _ours(recipe, None)(_bytes(warm))
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _held("VmRSS")
+    before = memory.renewed_peak()
     tensors = _ours(recipe, None)(data)
-    most = _held("VmHWM")
-    return {"peak": most - before, "output": sum(tensor.nbytes for tensor in tensors)}
-
-
-def _held(figure: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(figure))
+    return {"peak": memory.peak() - before, "output": sum(tensor.nbytes for tensor in tensors)}
 
 
 @functools.cache

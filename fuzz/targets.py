@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -38,6 +37,7 @@ from sidecar.stages.probe import AUDIO_FORMATS, IMAGE_FORMATS, probe, sniff
 from sidecar.workers.orders import lay_report, read_report, report_number
 from sidecar.workers.worker import Done, Job, Outlet
 from testbed.hostile.bombs import playlists, references
+from testbed.memory import peak, renewed_peak
 
 CRASHES: Final = Path(__file__).parent / "crashes"
 
@@ -292,12 +292,11 @@ TARGETS: Final[Mapping[str, Target]] = {
 @contextmanager
 def _bounded(nbytes: int) -> Iterator[None]:
     """Fails where the block makes this process grow by more, or takes longer than a lease of CPU time."""
-    Path("/proc/self/clear_refs").write_text("5")
-    held = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    held = renewed_peak()
     begun = time.process_time()
     yield
     assert time.process_time() - begun < LEASE_S, "past its lease"
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - held
+    grown = peak() - held
     assert grown <= nbytes, f"{grown} bytes where {nbytes} were predicted"
 
 

@@ -5,9 +5,7 @@ is a picture or a sound as ever.
 from __future__ import annotations
 
 import contextlib
-import resource
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +15,7 @@ from sidecar.stages.admit.limits import Limits
 from sidecar.stages.decode import decode
 from sidecar.stages.probe import probe
 from testbed.hostile.bombs import BOMBS, INERT
+from testbed.memory import peak, renewed_peak
 from tests import corpus
 
 _LIMITS = Limits()
@@ -29,26 +28,16 @@ def loaded() -> None:
         probe(corpus.source(name))
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-
-
-def _renewed() -> int:
-    """Bytes that are held now, which the peak is set back to."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_within_50_ms_and_nothing_is_taken_for_it(name: str) -> None:
     source = Source(BOMBS[name](), label="item 5 (bomb)")
     spent, grown = [], []
     for _ in range(3):
-        held, begun = _renewed(), time.thread_time()
+        held, begun = renewed_peak(), time.thread_time()
         with pytest.raises((MediaError, MediaTooLarge)) as refused:
             _LIMITS.check(source, probe(source))
         spent.append(time.thread_time() - begun)
-        grown.append(_peak() - held)
+        grown.append(peak() - held)
         assert refused.value.message.startswith("item 5 (bomb)")
         if isinstance(refused.value, MediaTooLarge):
             assert refused.value.facts["limit"] in refused.value.message
@@ -64,9 +53,9 @@ def test_what_is_inert_is_decoded_or_refused_in_bounds(name: str) -> None:
     _LIMITS.check(source, info)
     target = DecodeTarget(max_decoded_bytes=1 << 22)
     for turn in range(2):
-        held, begun = _renewed(), time.thread_time()
+        held, begun = renewed_peak(), time.thread_time()
         with contextlib.suppress(MediaError):
             assert decode(source, info, target).array.nbytes <= 1 << 22
         if turn:
             assert time.thread_time() - begun < 0.5
-            assert _peak() - held < (32 << 20) + 2 * len(source.data)
+            assert peak() - held < (32 << 20) + 2 * len(source.data)
