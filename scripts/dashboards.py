@@ -446,7 +446,17 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
             "The least of what the machine has and what its control groups allow, by pod.",
             "bytes",
             {total("sidecar_budget_memory_bytes", "pod"): "{{pod}}"},
-            width=12,
+        ),
+        Panel(
+            "Settings",
+            "Sidecars that stay by old ones because the new ones are wrong, keys that wait for a restart, and how "
+            "often settings were read anew in a quarter of an hour.",
+            "short",
+            {
+                total("sidecar_settings_refused"): "refused",
+                f"max(sidecar_settings_restart{{{POD}}})": "keys that wait",
+                f"sum by (outcome) (increase(sidecar_settings_reloads_total{{{POD}}}[15m]))": "read anew: {{outcome}}",
+            },
         ),
         Panel(
             "What watching costs",
@@ -457,7 +467,6 @@ ROWS: Final[Mapping[str, Sequence[Panel]]] = {
                 rate("sidecar_watch_turns_total", ""): "turns",
                 rate("sidecar_journal_dropped_calls_total", ""): "dropped calls",
             },
-            width=12,
         ),
     ),
 }

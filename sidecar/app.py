@@ -34,6 +34,7 @@ from sidecar.edge.status import StatusPages
 from sidecar.edge.tallies import Tallies
 from sidecar.edge.visits import Visits
 from sidecar.errors import SettingsError
+from sidecar.following import Following, followed
 from sidecar.media import Cost
 from sidecar.observe.journal import Journal
 from sidecar.observe.logs import RequestLog
@@ -46,12 +47,12 @@ from sidecar.prepare import Preparer
 from sidecar.reuse.replays import Replays
 from sidecar.reuse.shared import Shared
 from sidecar.self_check import SelfCheck
-from sidecar.settings import Settings, changed_keys
+from sidecar.settings import Settings
 from sidecar.stages.admit.cost import CostModel
 from sidecar.stages.admit.credits import Credits
 from sidecar.stages.admit.gate import Gate, GateConfig, choose_memory_bytes
 from sidecar.stages.admit.lanes import Lanes
-from sidecar.stages.admit.limits import LimitsByModel
+from sidecar.stages.admit.limits import LimitsByModel, ModelLimits
 from sidecar.stages.admit.turns import Asker, Turns
 from sidecar.stages.deliver.triton import TritonUpstream
 from sidecar.surroundings import Surroundings
@@ -86,6 +87,9 @@ class App:
         self.beside: Mapping[str, tuple[str, ...]] = {}
         self.metrics_address = ""
         self.finished_drain = True
+        self._following = Following()
+        self._catalogue: Catalogue | None = None
+        self._limits = _limits(settings)
         self._planner: Planner | None = None
         self._prober: Prober | None = None
         self._watcher: Watcher | None = None
@@ -103,7 +107,7 @@ class App:
             upstream = TritonUpstream(settings.triton, arena) if settings.triton else None
             if upstream is not None:
                 parts.push_async_callback(upstream.close)
-            catalogue = Catalogue(settings.models, upstream)
+            catalogue = self._catalogue = Catalogue(settings.models, upstream)
             parts.push_async_callback(catalogue.close)
             await catalogue.open()
             # Parallel over items, one thread inside each: a library's own threads would fight for the cores.
@@ -143,6 +147,7 @@ class App:
                 lambda: readings.lane_readings(turns),
                 lambda: readings.handover_readings(upstream),
                 lambda: readings.model_readings(catalogue),
+                lambda: readings.settings_readings(self._following),
                 lambda: readings.machine_readings(machine),
             ):
                 metrics.watch(read)
@@ -159,11 +164,8 @@ class App:
             seen = await parts.enter_async_context(
                 self._observed(surroundings, catalogue, upstream, metrics, planner)
             )
-            limits = LimitsByModel(
-                settings.limits, {name: model.limits for name, model in settings.models.items()}
-            )
             preparer = Preparer(
-                limits=limits,
+                limits=self._limits,
                 gate=gate,
                 credit=credit,
                 costs=costs,
@@ -174,7 +176,7 @@ class App:
             )
             pipeline = Pipeline(
                 catalogue=catalogue,
-                limits=limits,
+                limits=self._limits,
                 preparer=preparer,
                 credit=credit,
                 upstream=upstream,
@@ -233,26 +235,25 @@ class App:
             self.metrics_address = parts.enter_context(metrics.served(settings.metrics, shown))
             yield _Observation(journal, tracing, self_check, diagnostics)
 
-    def reconfigure(self, settings: Settings) -> None:
-        """Goes by settings that were read anew, as far as that can be done while running; says which keys cannot.
+    async def reconfigure(self, load: Callable[[], Settings]) -> None:
+        """Reads the settings anew and goes by them, as far as that can be done while running; says which keys cannot.
 
-        Raises SettingsError for those that cannot be; then nothing is changed.
+        Raises SetupError for those that cannot be; then nothing is changed.
         """
-        assert self._planner is not None  # noqa: S101 - made before anything is bound
+        assert self._catalogue is not None  # noqa: S101 - made before anything is bound
+        assert self._planner is not None  # noqa: S101 - the same
         assert self._watcher is not None  # noqa: S101 - the same
         assert self._prober is not None  # noqa: S101 - the same
-        self._planner.reconfigure(wanted(settings))
+        with self._following.one():
+            settings = load()
+            models = await self._catalogue.reread(settings.models)
+            self._planner.reconfigure(wanted(settings))
+        self._catalogue.serve(models)
+        self._limits.become(settings.limits, _limits_of_models(settings))
         self._watcher.reconfigure(settings.verdict)
         self._prober.formats = settings.formats
-        live = dataclasses.replace(
-            self._settings,
-            verdict=settings.verdict,
-            formats=settings.formats,
-            threads=settings.threads,
-            workers=dataclasses.replace(self._settings.workers, processes=settings.workers.processes),
-        )
-        self._settings = live
-        if restart := changed_keys(live, settings):
+        self._settings = followed(self._settings, settings)
+        if restart := self._following.waits(self._settings, settings):
             log.warning("changed in the settings, and takes a restart: %s", ", ".join(restart))
 
     def refuse(self) -> None:
@@ -299,7 +300,7 @@ def _server(  # noqa: PLR0917 - the edge over all that it stands on
         pipeline=pipeline,
         catalogue=catalogue,
         uploads=uploads,
-        fetcher=Fetcher(settings.fetch, settings.limits, uploads),
+        fetcher=Fetcher(settings.fetch, uploads),
         replays=replays,
         visits=visits,
     )
@@ -337,6 +338,14 @@ def wanted(settings: Settings) -> Wanted:
     return Wanted(settings.threads, settings.workers.processes, settings.workers.pin)
 
 
+def _limits(settings: Settings) -> LimitsByModel:
+    return LimitsByModel(settings.limits, _limits_of_models(settings))
+
+
+def _limits_of_models(settings: Settings) -> dict[str, ModelLimits]:
+    return {name: model.limits for name, model in settings.models.items()}
+
+
 def _cores(budget: Budget, plan: ThreadPlan) -> int:
     """What admission foretells waits by: the cores that the plan's threads can use."""
     return min(max(1, round(budget.cores)), max(plan.threads.values()))
@@ -358,9 +367,8 @@ def _workers(
     if not plan.processes:
         _warn_unconfined(settings.sandbox)
         return ThreadWorkers(plan)
-    confinement = settings.sandbox.confinement(
-        memory_bytes=memory_bytes - arena.size, file_bytes=settings.limits.media_bytes
-    )
+    # What a worker writes into memory files has come to it by the arena.
+    confinement = settings.sandbox.confinement(memory_bytes=memory_bytes - arena.size, file_bytes=arena.size)
     nursery = {
         "arena": arena.name,
         "arena_bytes": arena.size,

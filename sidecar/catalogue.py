@@ -1,8 +1,8 @@
 """The models served here: each a recipe, a model on the model server, and how the two fit.
 
-Recipes are read once, at start; a wrong one stops the start. The model server is asked at start too:
-where it contradicts a recipe the start fails, and where it cannot be reached the model is served as
-unreachable and asked for again until it answers. Nothing here touches media.
+Recipes are read at start, and again when the settings are; a wrong one stops the start, and later leaves all as it
+was. The model server is asked then too: where it contradicts a recipe that is a wrong one, and where it cannot be
+reached the model is served as unreachable and asked for again until it answers. Nothing here touches media.
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ class ModelState(enum.Enum):
 class ServedModel:
     """A model as the path uses it.
 
+    `own` is the recipe of its files, and `recipe` that one in the form in which the model is handed media.
     `signature` and `binding` are what the model server told last; None where it has not told, or told
     something that does not fit. While it is unreachable they are of use to those who only look.
     """
@@ -96,6 +97,7 @@ class ServedModel:
     problem: SidecarError | None = None
     signature: Signature | None = None
     binding: Binding | None = None
+    own: Recipe | None = None
 
     @property
     def grouping(self) -> Grouping | None:
@@ -113,10 +115,7 @@ class Catalogue:
     def __init__(self, configs: Mapping[str, ModelConfig], upstream: Upstream | None) -> None:
         """Reads every recipe. Raises RecipeError, naming the model, where one cannot be followed."""
         self._upstream = upstream
-        self._models = {
-            name: _load(name, config, has_upstream=upstream is not None) for name, config in configs.items()
-        }
-        self._recipes = {name: model.recipe for name, model in self._models.items()}
+        self._models = self._loaded(configs)
         self._watch: asyncio.Task[None] | None = None
         self._look_again = asyncio.Event()
         self._suspects: set[str] = set()
@@ -134,6 +133,34 @@ class Catalogue:
             if model.problem is not None:
                 log.warning("model %s cannot be asked yet: %s", model.name, model.problem.message)
         self._watch = asyncio.create_task(self._keep_in_step(), name="catalogue")
+
+    async def reread(self, configs: Mapping[str, ModelConfig]) -> Mapping[str, ServedModel]:
+        """The models by settings that were read anew, for `serve`; those that are as they were are the same objects.
+
+        Raises RecipeError and ModelMismatch, naming the model; nothing is changed by this.
+        """
+        models = {name: self._as_known(model) for name, model in self._loaded(configs).items()}
+        if self._upstream is not None:
+            changed = [model for name, model in models.items() if model is not self._models.get(name)]
+            for model in await asyncio.gather(*(self._described(model) for model in changed)):
+                if isinstance(model.problem, ModelMismatch):
+                    raise model.problem
+                models[model.name] = model
+        return models
+
+    def serve(self, models: Mapping[str, ServedModel]) -> None:
+        """Serves these from the next call on, and no other; calls under way end by what they began with."""
+        before = self._models
+        # What the model server told meanwhile of one that is as it was is newer.
+        self._models = {name: self._as_known(model) for name, model in models.items()}
+        for name in before.keys() - self._models.keys():
+            log.info("model %s is served no longer", name)
+        for name, model in self._models.items():
+            if model is before.get(name):
+                continue
+            log.info("model %s is %s, by settings that were read anew", name, model.state.value)
+            if model.state is not ModelState.READY:
+                self.suspect(name)
 
     async def close(self) -> None:
         if self._watch is not None:
@@ -177,24 +204,44 @@ class Catalogue:
 
     async def _look(self, names: Iterable[str]) -> None:
         """Describes models, all at once; those that are not ready then are looked at again later."""
-        before = {name: self._models[name] for name in names}
-        self._suspects -= before.keys()
-        await asyncio.gather(*(self._describe(model) for model in before.values()))
-        for name, then in before.items():
-            now = self._models[name]
-            if now.state is not ModelState.READY:
-                self.suspect(name)
-            if now.state is not then.state and self._watch is not None:
-                log.info("model %s is %s", name, now.state.value)
+        before = [self._models[name] for name in names if name in self._models]
+        self._suspects.clear()
+        await asyncio.gather(*(self._look_at(model) for model in before))
         unreached = (ModelState.UNREACHABLE, ModelState.MISSING)
         if all(model.state not in unreached for model in self._models.values()):
             self._reached.set()
 
-    async def _describe(self, model: ServedModel) -> None:
+    async def _look_at(self, then: ServedModel) -> None:
+        now = await self._described(then)
+        if self._models.get(now.name) is not then:
+            return  # other settings came meanwhile, and this is of the old ones
+        self._models[now.name] = now
+        if now.state is not ModelState.READY:
+            self.suspect(now.name)
+        if now.state is not then.state and self._watch is not None:
+            log.info("model %s is %s", now.name, now.state.value)
+
+    def _loaded(self, configs: Mapping[str, ModelConfig]) -> dict[str, ServedModel]:
+        return {
+            name: _load(name, config, has_upstream=self._upstream is not None)
+            for name, config in configs.items()
+        }
+
+    def _as_known(self, model: ServedModel) -> ServedModel:
+        """The one that is served, where that has the same settings and recipe; at least its recipe, where that is the
+        same: what is known of a recipe is known by its identity.
+        """
+        known = self._models.get(model.name)
+        if known is None or known.own != model.own:
+            return model
+        return known if known.config == model.config else replace(model, own=known.own, recipe=known.recipe)
+
+    async def _described(self, model: ServedModel) -> ServedModel:
+        """The model as the model server tells of it now."""
         assert self._upstream is not None  # noqa: S101 - only asked for where there is one
         try:
             signature = await self._upstream.describe(model.upstream, model.config.version, Deadline(None))
-            own = self._recipes[model.name]
+            own = model.own
             recipe = formed(own, signature.inputs, model.config.form) if own is not None else None
             # The one that it had, where it is the same: what is known of a recipe is known by its identity.
             model = replace(model, recipe=model.recipe if recipe == model.recipe else recipe)
@@ -202,11 +249,8 @@ class Catalogue:
         except SidecarError as problem:
             state = _STATES.get(type(problem), ModelState.UNREACHABLE)
             now = replace(model, state=state, problem=problem.bare())
-            if state is not ModelState.UNREACHABLE:
-                now = replace(now, signature=None, binding=None)
-        else:
-            now = replace(model, state=ModelState.READY, problem=None, signature=signature, binding=binding)
-        self._models[model.name] = now
+            return now if state is ModelState.UNREACHABLE else replace(now, signature=None, binding=None)
+        return replace(model, state=ModelState.READY, problem=None, signature=signature, binding=binding)
 
 
 # What a failed look says of a model; whatever is not here leaves it unreachable.
@@ -236,9 +280,9 @@ def recipe_of(name: str, config: ModelConfig) -> Recipe | None:
 def _load(name: str, config: ModelConfig, *, has_upstream: bool) -> ServedModel:
     recipe = recipe_of(name, config)
     if not has_upstream:
-        return ServedModel(name, config, recipe, ModelState.READY)
+        return ServedModel(name, config, recipe, ModelState.READY, own=recipe)
     unasked = UpstreamUnavailable(f"the model server has not been asked for {name!r} yet", model=name)
-    return ServedModel(name, config, recipe, ModelState.UNREACHABLE, unasked)
+    return ServedModel(name, config, recipe, ModelState.UNREACHABLE, unasked, own=recipe)
 
 
 def _bind(model: ServedModel, signature: Signature) -> Binding:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from sidecar.arena.arena import Arena
 from sidecar.catalogue import Catalogue, ModelState
 from sidecar.edge.server import Server
+from sidecar.following import Following
 from sidecar.observe.machine import Machine
 from sidecar.observe.metrics import Reading
 from sidecar.observe.watcher import Watcher
@@ -64,6 +65,22 @@ def model_readings(catalogue: Catalogue) -> Iterator[Reading]:
         labels = {"model": model.name, "upstream": model.upstream}
         ready = model.state is ModelState.READY
         yield Reading("sidecar_model_ready", "1 while it can be asked.", labels, ready, False)
+
+
+def settings_readings(following: Following) -> Iterator[Reading]:
+    """Whether the settings that there are now are gone by, and how often they were read anew."""
+    yield from _told(
+        (
+            "sidecar_settings_refused",
+            "1 while those read last are wrong, and old ones stay.",
+            following.refused,
+            False,
+        ),
+        ("sidecar_settings_restart", "Keys that changed and take a restart.", len(following.restart), False),
+    )
+    words = "Times that the settings were read anew."
+    for outcome, count in following.outcomes.items():
+        yield Reading("sidecar_settings_reloads", words, {"outcome": outcome}, count, True)
 
 
 def machine_readings(machine: Machine) -> Iterator[Reading]:

@@ -67,7 +67,7 @@ class Surroundings:
         self._seen: defaultdict[str, deque[MediaInfo]] = defaultdict(lambda: deque(maxlen=_REMEMBERED))
         self._familiar: set[str] = set()
         self._ended = 0
-        self._fast: dict[str, Recipe | None] = {}
+        self._fast: dict[str, tuple[Recipe | None, Recipe | None]] = {}
 
     def remember(self, passage: Passage) -> None:
         """Keeps the facts of a call's first item, of many calls those of a few."""
@@ -139,13 +139,15 @@ class Surroundings:
 
     def alternatives(self, models: Sequence[str]) -> tuple[Alternatives, ...]:
         """What the media lately seen would take by other settings; models of which none was seen are left out."""
-        found = (self._alternatives(self._catalogue.get(name)) for name in models if self._seen.get(name))
+        served = (self._catalogue.find(name) for name in models if self._seen.get(name))
+        found = (self._alternatives(model) for model in served if model is not None)
         return tuple(each for each in found if each is not None)
 
     def _alternatives(self, model: ServedModel) -> Alternatives | None:
-        recipe, infos = model.recipe, list(self._seen[model.name])
+        recipe = model.recipe
         if recipe is None or recipe.modality is not Modality.IMAGE:
             return None
+        infos = [info for info in self._seen[model.name] if info.modality is recipe.modality]
         types = {output.name: output.data_type for output in recipe.outputs}
         if model.binding is not None:
             types |= {bound.output.name: bound.input.data_type for bound in model.binding.media}
@@ -184,10 +186,12 @@ class Surroundings:
         """The same model's recipe in `fast` mode; None where it is in that mode already, or has none."""
         if model.config.mode == "fast" or model.config.recipe is None:
             return None
-        if model.name not in self._fast:
+        of, fast = self._fast.get(model.name, (None, None))
+        if of is not model.own:
             try:
-                self._fast[model.name] = recipe_of(model.name, replace(model.config, mode="fast"))
+                fast = recipe_of(model.name, replace(model.config, mode="fast"))
             except SidecarError as problem:
                 log.debug("model %s has no fast mode: %s", model.name, problem.message)
-                self._fast[model.name] = None
-        return self._fast[model.name]
+                fast = None
+            self._fast[model.name] = model.own, fast
+        return fast

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2
@@ -116,3 +118,95 @@ def test_what_the_operator_chose_reaches_the_recipe() -> None:
 def test_a_recipe_that_cannot_be_followed_names_its_model() -> None:
     with pytest.raises(RecipeError, match="model 'broken'"):
         Catalogue({"broken": ModelConfig(recipe=CHECKPOINTS / "nowhere")}, None)
+
+
+class TestOtherSettings:
+    """Settings that are read anew while models are served."""
+
+    async def test_what_is_as_it_was_stays_the_same_object(self, upstream: TritonUpstream) -> None:
+        catalogue = Catalogue({"clip": CLIP}, upstream)
+        await catalogue.open()
+        before = catalogue.get("clip")
+        catalogue.serve(await catalogue.reread({"clip": replace(CLIP)}))
+        assert catalogue.get("clip") is before
+        await catalogue.close()
+
+    async def test_models_come_change_and_go(self, upstream: TritonUpstream) -> None:
+        catalogue = Catalogue({"clip": CLIP}, upstream)
+        await catalogue.open()
+        before = catalogue.get("clip")
+        other = ModelConfig(recipe=CLIP.recipe, upstream="clip", max_items=2)
+        catalogue.serve(await catalogue.reread({"clip": replace(CLIP, max_items=3), "other": other}))
+        clip, added = catalogue.get("clip"), catalogue.get("other")
+        assert (clip.config.max_items, clip.state) == (3, ModelState.READY)
+        assert clip.recipe is before.recipe  # what is known of a recipe stays known
+        assert (added.config, added.state) == (other, ModelState.READY)
+        catalogue.serve(await catalogue.reread({"other": other}))
+        with pytest.raises(UnknownModel, match="there are: other"):
+            catalogue.get("clip")
+        assert catalogue.get("other") is added
+        await catalogue.close()
+
+    async def test_files_that_changed_are_another_recipe(
+        self, upstream: TritonUpstream, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "preprocessor_config.json"
+        assert CLIP.recipe is not None
+        keys = json.loads((CLIP.recipe / file.name).read_text())
+        file.write_text(json.dumps(keys))
+        catalogue = Catalogue({"clip": ModelConfig(recipe=tmp_path)}, upstream)
+        await catalogue.open()
+        before = catalogue.get("clip").recipe
+        file.write_text(json.dumps(keys | {"image_mean": [0.5, 0.5, 0.5]}))
+        catalogue.serve(await catalogue.reread({"clip": ModelConfig(recipe=tmp_path)}))
+        assert catalogue.get("clip").recipe != before
+        await catalogue.close()
+
+    @pytest.mark.parametrize("wrong", ["recipe", "model"])
+    async def test_what_is_wrong_changes_nothing(
+        self, wrong: str, server: ScriptedServer, upstream: TritonUpstream
+    ) -> None:
+        catalogue = Catalogue({"clip": CLIP}, upstream)
+        await catalogue.open()
+        before = catalogue.get("clip")
+        if wrong == "model":
+            describes(server, 336)
+        config = CLIP if wrong == "model" else ModelConfig(recipe=CHECKPOINTS / "nowhere")
+        with pytest.raises(ModelMismatch if wrong == "model" else RecipeError):
+            await catalogue.reread({"clip": CLIP, "new": replace(config, upstream="clip")})
+        assert list(catalogue.all()) == [before]
+        await catalogue.close()
+
+    async def test_a_model_server_that_is_away_then_is_waited_for(
+        self, server: ScriptedServer, upstream: TritonUpstream
+    ) -> None:
+        catalogue = Catalogue({}, upstream)
+        await catalogue.open()
+        server.cut()
+        catalogue.serve(await catalogue.reread({"clip": CLIP}))
+        assert catalogue.get("clip").state is ModelState.UNREACHABLE
+        await server.mend()
+        await becomes(catalogue, ModelState.READY)
+        await catalogue.close()
+
+    async def test_what_the_model_server_tells_meanwhile_is_not_forgotten(
+        self, server: ScriptedServer, upstream: TritonUpstream
+    ) -> None:
+        catalogue = Catalogue({"clip": CLIP}, upstream)
+        await catalogue.open()
+        models = await catalogue.reread({"clip": CLIP})
+        describes(server, 336)
+        catalogue.suspect("clip")
+        await becomes(catalogue, ModelState.MISMATCHED)
+        catalogue.serve(models)
+        assert catalogue.get("clip").state is ModelState.MISMATCHED
+        await catalogue.close()
+
+    async def test_without_a_model_server_recipes_change_all_the_same(self) -> None:
+        catalogue = Catalogue({"clip": CLIP}, None)
+        await catalogue.open()
+        catalogue.serve(await catalogue.reread({"clip": replace(CLIP, mode="fast")}))
+        recipe = catalogue.get("clip").recipe
+        assert recipe is not None
+        assert not recipe.exact
+        await catalogue.close()

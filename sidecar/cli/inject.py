@@ -26,6 +26,7 @@ import yaml
 
 from sidecar.cli.injection import Addition, Spec, beside, grpc_port, model_server, quantity
 from sidecar.errors import SettingsError
+from sidecar.following import LIVE
 from sidecar.settings import load_settings
 
 _KINDS: Final = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet")
@@ -218,7 +219,7 @@ class _Stream:
                 about = template.get("metadata") or {}
                 annotations = {
                     **(about.get("annotations") or {}),
-                    _RESTART: _digest(settings, wanted.recipes),
+                    _RESTART: _digest(settings),
                 }
                 template["metadata"] = {**about, "annotations": annotations}
         return template if is_pod else {**thing, "spec": {**thing["spec"], "template": template}}
@@ -396,12 +397,15 @@ def _config_map(wanted: Wanted, namespace: str, settings: Spec) -> Spec:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
-def _digest(settings: Spec, recipes: Mapping[str, Mapping[str, str]]) -> str:
+def _digest(settings: Spec) -> str:
     """Changes with what takes a restart: all settings but those that are followed live, as in the chart."""
-    kept = {key: value for key, value in settings.items() if key not in {"threads", "verdict"}}
-    if "workers" in kept:
-        kept["workers"] = {key: value for key, value in kept["workers"].items() if key != "processes"}
-    return hashlib.sha256(json.dumps([kept, recipes], sort_keys=True).encode()).hexdigest()
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in settings.items()}
+    for part, _, name in (key.partition(".") for key in LIVE):
+        if not name:
+            kept.pop(part, None)
+        elif part in kept:
+            kept[part].pop(name, None)
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 _WITHOUT_DATES: Final = {

@@ -1,4 +1,4 @@
-"""Settings that change while the server runs: on SIGHUP, and when their file does.
+"""When settings are read anew while the server runs: on SIGHUP, and when their file changes.
 
 A file is looked at by what its name leads to, so that a mounted ConfigMap counts, whose files are links into a folder
 that is exchanged whole. Settings that are wrong are told and change nothing. It never decides what a change means.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from sidecar.errors import SidecarError
-from sidecar.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -24,34 +24,45 @@ _Seen = tuple[int, int, int]
 
 
 class Reload:
-    """Reads the settings anew by `load`, and hands them to `use`; `file` is None where they come from none."""
+    """Has settings read anew and gone by, one time after the other, by `reconfigure`, which raises a SidecarError where
+    they are wrong; `file` is None where they come from none.
+    """
 
-    def __init__(
-        self, load: Callable[[], Settings], use: Callable[[Settings], None], file: Path | None
-    ) -> None:
-        self._load = load
-        self._use = use
+    def __init__(self, reconfigure: Callable[[], Awaitable[None]], file: Path | None) -> None:
+        self._reconfigure = reconfigure
         self._file = file
         self._seen = self._look()
+        self._told = asyncio.Event()
 
     async def watch(self) -> None:
         """Until it is cancelled."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self.reload, "SIGHUP")
+        loop.add_signal_handler(signal.SIGHUP, self._told.set)
         try:
             while True:
-                await asyncio.sleep(_LOOK_S)
-                seen = self._look()
-                if seen is not None and seen != self._seen:
-                    self._seen = seen
-                    self.reload(f"{self._file} changed")
+                why = await self._reason()
+                # Seen before it is read: what comes while it is read is another change.
+                self._seen = self._look() or self._seen
+                await self.reload(why)
         finally:
             loop.remove_signal_handler(signal.SIGHUP)
 
-    def reload(self, why: str) -> None:
-        """Reads and hands over, or says what is wrong with the settings."""
+    async def _reason(self) -> str:
+        """Waits for one."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_S):
+                    await self._told.wait()
+                self._told.clear()
+                return "SIGHUP"
+            seen = self._look()
+            if seen is not None and seen != self._seen:
+                return f"{self._file} changed"
+
+    async def reload(self, why: str) -> None:
+        """Reads and goes by the settings, or says what is wrong with them."""
         try:
-            self._use(self._load())
+            await self._reconfigure()
         except SidecarError as problem:
             log.error("%s, and the settings are wrong; the old ones stay: %s", why, problem.message)  # noqa: TRY400 - its text is enough
         else:

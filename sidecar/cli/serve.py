@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -62,7 +63,7 @@ async def _serve(settings: Settings, load: Callable[[], Settings], file: Path | 
     loop.add_signal_handler(signal.SIGUSR1, app.refuse)
     async with app.running():
         keep_objects()
-        reloading = asyncio.create_task(Reload(load, app.reconfigure, file).watch())
+        reloading = asyncio.create_task(Reload(partial(app.reconfigure, load), file).watch())
         await stop.wait()
         reloading.cancel()
     return 0 if app.finished_drain else 1

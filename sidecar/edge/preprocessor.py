@@ -163,7 +163,8 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
 
     async def _fetched(self, visit: Visit, received: Sequence[Received | receive.Link]) -> list[Received]:
         asked = visit.accepted.asked
-        return await self._fetcher.fetch_all(received, asked.tenant, asked.deadline)
+        limits = self._pipeline.limits(asked.model)
+        return await self._fetcher.fetch_all(received, limits, asked.tenant, asked.deadline)
 
     async def _uploaded(
         self,

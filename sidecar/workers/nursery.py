@@ -56,7 +56,7 @@ def _warm(config: dict[str, Any]) -> memoryview:
     """Loads what a worker runs, after the caps are set; returns the arena."""
     from sidecar.arena.view import attach  # noqa: PLC0415
     from sidecar.observe import logs  # noqa: PLC0415 - the caps are read when libraries are loaded
-    from sidecar.recipes import loader  # noqa: F401, PLC0415 - loads every recipe and stage
+    from sidecar.recipes import clean, loader  # noqa: F401, PLC0415 - load every recipe and stage
     from sidecar.stages import compiled, fourier, kernels, unfilter  # noqa: PLC0415
     from sidecar.workers import heap, precedence, process  # noqa: F401, PLC0415
     from sidecar.workers.sandbox import layers  # noqa: F401, PLC0415

@@ -169,8 +169,8 @@ _laid: dict[int, tuple[Recipe, bytes]] = {}
 
 
 def _laid_recipe(recipe: Recipe) -> bytes:
-    """A recipe pickled once; kept beside its recipe, so that its id stays its own. Recipes live as long as
-    the server, so there are as many entries as models.
+    """A recipe pickled once; kept beside its recipe, so that its id stays its own. There are as many
+    entries as models, and one more for each recipe that settings brought while the server ran.
     """
     known = _laid.get(id(recipe))
     if known is None:

@@ -209,8 +209,15 @@ class TestSettings:
         assert digest("threads: {image: 2}\nworkers: {processes: 2}\nverdict: {window_s: 5}") == digest(
             "workers: {processes: 1}"
         )
-        assert digest("threads: {image: 3}") == first
-        assert digest("limits: {items: 3}") != first
+        for text in (
+            "threads: {image: 3}",
+            "limits: {items: 3}",
+            "formats: {deny: [webp]}",
+            "models: {a: {}}",
+        ):
+            assert digest(text) == first
+        assert digest("gate: {patience_s: 3}") != first
+        assert digest("workers: {start_s: 3}") != digest("workers: {processes: 1}")
 
     def test_a_config_map_of_somebody_elses_is_mounted_and_none_is_made(self, inject: Inject) -> None:
         made = inject(deployment(), "--config-map", "mine", "--recipe-file", "clip/preprocessor_config.json")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from inference_client import Client, InvalidRequest
+from inference_client import Client, InvalidRequest, UnknownModel
 from tests import corpus
 from tests.running import CHECKPOINTS
-from tests.serving import Serving, serving
+from tests.serving import Serving, calling, serving
 
 
 @pytest.fixture
@@ -100,7 +105,71 @@ def test_a_format_is_turned_off_and_on_again_while_the_server_runs(server: Servi
     assert "item 0 is png, which is turned off here by `formats.allow`: send one of webp" in refusal(png)
 
 
+def test_limits_of_all_and_of_a_model_move_while_the_server_runs(server: Serving, mounted: Path) -> None:
+    picture = corpus.image("png_rgb.png")
+
+    def refusal() -> str:
+        with Client(server.address) as client:
+            (answer,) = client.preprocess("clip", [picture])
+            return str(answer.problem or "")
+
+    assert not refusal()
+    exchange(mounted, "limits: {image_pixels: 9}\n")
+    server.awaits(lambda: "`limits.image_pixels` is 9" in refusal())
+    exchange(mounted, "limits: {image_pixels: 9}\nmodels: {clip: {limits: {image_side: 8}}}\n", "..three")
+    server.awaits(lambda: "`models.clip.limits.image_side` is 8" in refusal())
+    exchange(mounted, "threads: {image: 1}\n", "..four")
+    server.awaits(lambda: not refusal())
+
+
+def test_a_recipe_changes_under_load_without_losing_a_call(
+    tmp_path: Path, mounted: Path, server: Serving
+) -> None:
+    keys = json.loads((CHECKPOINTS / "clip-vit-base-patch32/preprocessor_config.json").read_text())
+    picture = corpus.image("png_rgb.png")
+    recipe = tmp_path / "recipe"
+    recipe.mkdir()
+
+    def pixels(model: str) -> NDArray[Any]:
+        with Client(server.address) as client:
+            return client.preprocess(model, picture, fresh=True).tensor("pixel_values")
+
+    def serves(*names: str) -> bool:
+        with Client(server.address) as client:
+            return {model.name for model in client.models()} == {"clip", *names}
+
+    before = pixels("clip")
+    with calling(server.address, picture):
+        for turn, (mean, names) in enumerate([(0.25, ["mine"]), (0.75, ["mine", "other"]), (0.5, ["mine"])]):
+            (recipe / "preprocessor_config.json").write_text(json.dumps(keys | {"image_mean": [mean] * 3}))
+            told = ", ".join(f"{name}: {{recipe: {recipe}}}" for name in names)
+            exchange(mounted, f"models: {{{told}}}\n", f"..turn{turn}")
+            server.awaits(partial(serves, *names))
+            expected = (before * _std(keys) + _column(keys["image_mean"]) - mean) / _std(keys)
+            np.testing.assert_allclose(pixels("mine"), expected, atol=1e-5)
+    with pytest.raises(UnknownModel, match="there are: clip, mine"):
+        pixels("other")
+
+
+def _std(keys: dict[str, Any]) -> NDArray[Any]:
+    return _column(keys["image_std"])
+
+
+def _column(values: list[float]) -> NDArray[Any]:
+    return np.array(values, np.float32).reshape(3, 1, 1)
+
+
+def test_a_recipe_that_cannot_be_followed_leaves_the_old_one_and_is_told(
+    server: Serving, mounted: Path, tmp_path: Path
+) -> None:
+    exchange(mounted, f"threads: {{image: 3}}\nmodels: {{mine: {{recipe: {tmp_path}/nowhere}}}}\n")
+    server.says("the old ones stay: model 'mine'")
+    assert server.plan()["threads.image"] == 1
+    with Client(server.address) as client:
+        assert [model.name for model in client.models()] == ["clip"]
+
+
 def test_what_takes_a_restart_is_named(server: Serving, mounted: Path) -> None:
     exchange(mounted, "threads: {image: 2}\ngate: {patience_s: 9}\nlimits: {items: 3}\n")
     server.becomes("threads.image", 2)
-    server.says("takes a restart: limits.items, gate.patience_s")
+    server.says("takes a restart: gate.patience_s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from sidecar import readings
 from sidecar.cli.main import run
 from sidecar.edge.server import SERVICE, ServerConfig
+from sidecar.following import LIVE
 from sidecar.media import Modality
 from sidecar.observe.metrics import Metrics, MetricsConfig
-from sidecar.settings import load_settings
+from sidecar.settings import Settings, load_settings
 from sidecar.stages.admit.gate import GateConfig
 from sidecar.stages.admit.lanes import Lanes
 from tests.helm.rendering import CHART, EXAMPLES, Rendered, example, refusal
@@ -62,19 +64,29 @@ class TestSettings:
         assert recipe is not None
         assert json.loads((recipe / "preprocessor_config.json").read_text())["image_processor_type"]
 
-    def test_the_plan_moves_while_it_runs_and_all_else_rolls_the_pods(self) -> None:
-        def digest(config: dict[str, Any]) -> str:
-            found: str = Rendered({"config": config}).template["metadata"]["annotations"][
+    def test_what_is_followed_while_it_runs_rolls_no_pods_and_all_else_does(self) -> None:
+        def digest(config: dict[str, Any], **values: Any) -> str:
+            found: str = Rendered({"config": config, **values}).template["metadata"]["annotations"][
                 "multimodal-sidecar/restart-for"
             ]
             return found
 
-        assert digest({"threads": {"image": 1}}) == digest(
-            {"threads": {"image": 2}, "verdict": {"window_s": 5}}
-        )
-        assert digest({"workers": {"processes": 1}}) == digest({"workers": {"processes": 2}})
-        assert digest({"workers": {"start_s": 1}}) != digest({"workers": {"start_s": 2}})
-        assert digest({}) != digest({"limits": {"items": 2}})
+        # Each part with something in it that it does not have by default; `model` names what may be any name.
+        parts: dict[str, dict[str, Any]] = {
+            "formats": {"deny": ["webp"]},
+            "limits": {"items": 2},
+            "models": {"m": {}},
+            "threads": {"image": 2},
+            "verdict": {"window_s": 5},
+            "workers": {"processes": 2},
+        }
+        assert parts.keys() == {key.partition(".")[0] for key in LIVE}
+        bare = digest({"workers": {}})
+        assert all(digest({"workers": {}, part: value}) == bare for part, value in parts.items())
+        assert digest({"workers": {}}, recipes={"clip": {"preprocessor_config.json": "{}"}}) == bare
+        others = {each.name for each in fields(Settings)} - parts.keys()
+        some = {part: {"x": 1} for part in others} | {"workers": {"start_s": 2}}
+        assert all(digest({"workers": {}, part: value}) != bare for part, value in some.items())
 
     def test_the_file_is_mounted_in_a_folder_so_that_changes_reach_it(self) -> None:
         (mount,) = (

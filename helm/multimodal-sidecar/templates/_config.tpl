@@ -21,12 +21,13 @@
 {{- mergeOverwrite $own (deepCopy .Values.config) | toYaml }}
 {{- end }}
 
-{{- /* What the pods must be replaced for: all settings but those that are followed while it runs. */ -}}
+{{- /* What the pods must be replaced for: all settings but those that are followed while it runs (sidecar/following.py),
+and recipes' files, which are followed with `models`. */ -}}
 {{- define "multimodal-sidecar.restartChecksum" -}}
 {{- $config := include "multimodal-sidecar.config" . | fromYaml }}
-{{- $config = omit $config "threads" "verdict" }}
+{{- $config = omit $config "formats" "limits" "models" "threads" "verdict" }}
 {{- with $config.workers }}{{ $_ := set $config "workers" (omit . "processes") }}{{ end }}
-{{- list $config .Values.recipes | toJson | sha256sum }}
+{{- $config | toJson | sha256sum }}
 {{- end }}
 
 {{- define "multimodal-sidecar.drainSeconds" -}}

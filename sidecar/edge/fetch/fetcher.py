@@ -123,15 +123,21 @@ def trust(ca: str, key: str) -> ssl.SSLContext:
         ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An item that is to be fetched: its limits, and who counts the bytes that come."""
+
+    link: Link
+    limits: Limits
+    take: Callable[[int], None]
+
+
 class Fetcher:
     """Fetches media. Lives on one event loop."""
 
-    def __init__(
-        self, config: FetchConfig, limits: Limits, room: UploadRoom, resolve: Resolve = resolved
-    ) -> None:
+    def __init__(self, config: FetchConfig, room: UploadRoom, resolve: Resolve = resolved) -> None:
         """`room` is what uploads under way may hold together. Raises SettingsError."""
         self._config = config
-        self._limits = limits
         self._room = room
         self._resolve = resolve
         self._networks = networks(config)
@@ -139,11 +145,11 @@ class Fetcher:
         self._tls = trust(config.ca, "fetch.ca") if config.hosts else None
 
     async def fetch_all(
-        self, received: Sequence[Received | Link], tenant: str, deadline: Deadline
+        self, received: Sequence[Received | Link], limits: Limits, tenant: str, deadline: Deadline
     ) -> list[Received]:
         """Items with what their addresses lead to in their places: bytes, or the item's own problem.
 
-        Raises Overloaded and DeadlineExceeded, which are the call's.
+        `limits` are the model's. Raises Overloaded and DeadlineExceeded, which are the call's.
         """
         if not any(isinstance(each, Link) for each in received):
             return [each for each in received if not isinstance(each, Link)]
@@ -154,17 +160,17 @@ class Fetcher:
             nonlocal held
             self._room.take(count)
             held += count
-            if held > self._limits.upload_bytes:
+            if held > limits.upload_bytes:
                 raise MediaTooLarge(
                     f"the media that is fetched for one request passes the limit `limits.upload_bytes` "
-                    f"{self._limits.upload_bytes}: send several requests, or raise the limit",
+                    f"{limits.upload_bytes}: send several requests, or raise the limit",
                     limit="limits.upload_bytes",
-                    allowed=self._limits.upload_bytes,
+                    allowed=limits.upload_bytes,
                     found=held,
                 )
 
         async def fill(place: int, link: Link) -> None:
-            found[place] = await self._fetch(link, tenant, take)
+            found[place] = await self._fetch(_Asked(link, limits, take), tenant)
 
         works = [fill(place, each) for place, each in enumerate(received) if isinstance(each, Link)]
         try:
@@ -179,12 +185,13 @@ class Fetcher:
             self._room.give_back(held)
         return [each for each in found if each is not None]
 
-    async def _fetch(self, link: Link, tenant: str, take: Callable[[int], None]) -> Received:
+    async def _fetch(self, asked: _Asked, tenant: str) -> Received:
         """One item, or its own problem."""
+        link = asked.link
         try:
             where = self._first(link)
             async with self._slots.slot(tenant):
-                return Source(await self._within(link, where, take), link.content_type, link.label)
+                return Source(await self._within(asked, where), link.content_type, link.label)
         except (FetchRefused, FetchFailed, FetchUnavailable) as problem:
             return problem.of(link.label).bare()
         except (InvalidRequest, MediaTooLarge) as problem:
@@ -202,19 +209,19 @@ class Fetcher:
         self._check(where)  # before it waits for a turn
         return where
 
-    async def _within(self, link: Link, where: Url, take: Callable[[int], None]) -> bytes:
+    async def _within(self, asked: _Asked, where: Url) -> bytes:
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                return await self._follow(link, where, take)
+                return await self._follow(asked, where)
         except TimeoutError:
             raise FetchUnavailable(
                 f"{where.host} took longer than `fetch.timeout_s` {self._config.timeout_s:g} s",
                 host=where.host,
             ) from None
 
-    async def _follow(self, link: Link, where: Url, take: Callable[[int], None]) -> bytes:
+    async def _follow(self, asked: _Asked, where: Url) -> bytes:
         for _ in range(self._config.redirects + 1):
-            answer = await self._ask(link, where, take)
+            answer = await self._ask(asked, where)
             if answer.status in _REDIRECTS and answer.location:
                 where = self._next(where, answer.location)
                 continue
@@ -241,13 +248,13 @@ class Fetcher:
             raise FetchRefused(f"{where.host} redirects from https to http", host=where.host)
         return leads
 
-    async def _ask(self, link: Link, where: Url, take: Callable[[int], None]) -> http.Answer:
+    async def _ask(self, asked: _Asked, where: Url) -> http.Answer:
         """One hop, checked from its name to its address."""
         self._check(where)
         assert self._tls is not None  # noqa: S101 - made where any host is allowed
         addresses = await self._addresses(where)
         place = http.Place(addresses, where.port, where.host, where.target, where.scheme == "https")
-        return await http.get(place, self._tls, partial(self._check_size, link), take)
+        return await http.get(place, self._tls, partial(self._check_size, asked), asked.take)
 
     def _check(self, where: Url) -> None:
         config = self._config
@@ -278,8 +285,9 @@ class Fetcher:
                 )
         return found[:_MOST_TRIED]
 
-    def _check_size(self, link: Link, size: int) -> None:
-        self._limits.check_size(size, link.label)
+    def _check_size(self, asked: _Asked, size: int) -> None:
+        link = asked.link
+        asked.limits.check_size(size, link.label)
         if size > self._config.bytes:
             raise MediaTooLarge(
                 f"{link.label} has {size} bytes or more, and the limit `fetch.bytes` is {self._config.bytes}: send the "

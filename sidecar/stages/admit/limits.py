@@ -170,6 +170,10 @@ class LimitsByModel:
     """Limits by the name of the model that media is for."""
 
     def __init__(self, limits: Limits, models: Mapping[str, ModelLimits]) -> None:
+        self.become(limits, models)
+
+    def become(self, limits: Limits, models: Mapping[str, ModelLimits]) -> None:
+        """Other limits, from the next question on."""
         self._limits = limits
         self._models = {name: own.over(limits, name) for name, own in models.items()}
 

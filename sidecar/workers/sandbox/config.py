@@ -84,7 +84,7 @@ class SandboxConfig:
 
     def confinement(self, *, memory_bytes: int, file_bytes: int) -> Confinement:
         """What the nursery is told. `memory_bytes` stands in where the settings say 0; `file_bytes` is the largest file
-        that a job writes into memory.
+        that a job can have to write into memory.
         """
         return Confinement(
             layers=tuple(name for name in LAYERS if self.of(name) != "off"),

@@ -112,15 +112,14 @@ def fetcher(web: Web, names: Names | None = None, room: UploadRoom | None = None
         "ports": (web.port,),
         "allow_networks": ("127.0.0.0/8",),
     }
-    limits = config.pop("limits", Limits())
-    return Fetcher(
-        FetchConfig(**given | TRUSTED | config), limits, room or UploadRoom(2**30, 10), names or Names()
-    )
+    return Fetcher(FetchConfig(**given | TRUSTED | config), room or UploadRoom(2**30, 10), names or Names())
 
 
-async def fetch(fetching: Fetcher, *uris: str, within_s: float = PATIENCE_S) -> list[Source | SidecarError]:
+async def fetch(
+    fetching: Fetcher, *uris: str, limits: Limits | None = None, within_s: float = PATIENCE_S
+) -> list[Source | SidecarError]:
     links = [Link(uri, "image/png", f"item {place}", f"media[{place}].uri") for place, uri in enumerate(uris)]
-    return await fetching.fetch_all(links, "tenant", Deadline.after(within_s))
+    return await fetching.fetch_all(links, limits or Limits(), "tenant", Deadline.after(within_s))
 
 
 async def problem(fetching: Fetcher, uri: str) -> SidecarError:
@@ -148,7 +147,7 @@ class TestWhatIsFetched:
     async def test_bytes_that_were_sent_stay_among_those_that_are_fetched(self, web: Web) -> None:
         sent, refused = Source(b"sent"), InvalidRequest("no", field="")
         link = Link(f"http://media.test:{web.port}/a", "", "item 1", "")
-        found = await fetcher(web).fetch_all([sent, link, refused], "", Deadline.after(None))
+        found = await fetcher(web).fetch_all([sent, link, refused], Limits(), "", Deadline.after(None))
         assert found[0] is sent
         assert found[2] is refused
         assert isinstance(found[1], Source)
@@ -248,7 +247,7 @@ class TestWhereTo:
         self, web: Web, host: str
     ) -> None:
         config = FetchConfig(hosts=("*",), schemes=("http",), ports=(web.port,), **TRUSTED)
-        fetching = Fetcher(config, Limits(), UploadRoom(2**30, 10))
+        fetching = Fetcher(config, UploadRoom(2**30, 10))
         found = await problem(fetching, f"http://{host}:{web.port}/a")
         assert isinstance(found, FetchRefused | FetchUnavailable)
         assert not web.asked
@@ -385,7 +384,7 @@ class TestWhatServersDo:
             raise OSError
 
         config = FetchConfig(hosts=("media.test",))
-        found = await problem(Fetcher(config, Limits(), UploadRoom(1, 1), unknown), "https://media.test/a")
+        found = await problem(Fetcher(config, UploadRoom(1, 1), unknown), "https://media.test/a")
         assert isinstance(found, FetchUnavailable)
         assert "DNS" in found.message
         assert web.asked == []
@@ -395,19 +394,20 @@ class TestBounds:
     @pytest.mark.parametrize("answer", [ok(b"x" * 5000), b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 5000])
     @pytest.mark.parametrize(
         ("config", "limit"),
-        [({"bytes": 1000}, "fetch.bytes"), ({"limits": Limits(media_bytes=1000)}, "limits.media_bytes")],
+        [({"bytes": 1000}, "fetch.bytes"), ({}, "limits.media_bytes")],
     )
     async def test_sizes_are_refused_announced_or_not(
         self, web: Web, answer: bytes, config: dict[str, Any], limit: str
     ) -> None:
         web.answers["/l"] = answer
-        found = await problem(fetcher(web, **config), f"http://media.test:{web.port}/l")
+        limits = Limits() if config else Limits(media_bytes=1000)
+        (found,) = await fetch(fetcher(web, **config), f"http://media.test:{web.port}/l", limits=limits)
         assert isinstance(found, MediaTooLarge)
         assert found.facts["limit"] == limit
 
     async def test_items_together_are_bounded_as_an_uploads_are(self, web: Web) -> None:
         uri = f"http://media.test:{web.port}/a"
-        found = await fetch(fetcher(web, limits=Limits(upload_bytes=len(BODY) + 1)), uri, uri)
+        found = await fetch(fetcher(web), uri, uri, limits=Limits(upload_bytes=len(BODY) + 1))
         assert [type(each) for each in sorted(found, key=lambda each: isinstance(each, Source))] == [
             MediaTooLarge,
             Source,
@@ -483,4 +483,4 @@ class TestSettings:
         file = tmp_path / "ca.pem"
         file.write_text("none")
         with pytest.raises(SettingsError, match=r"fetch\.ca"):
-            Fetcher(FetchConfig(hosts=("*",), ca=str(file)), Limits(), UploadRoom(1, 1))
+            Fetcher(FetchConfig(hosts=("*",), ca=str(file)), UploadRoom(1, 1))
