@@ -47,7 +47,7 @@ _TOLD: Final = frozenset(
 
 
 def run(rounds: int = ROUNDS) -> dict[str, Any]:
-    """Takes about an hour of two cores with all its mutants, and a minute with a thousand."""
+    """Takes about an hour of two cores with all its mutants, and some minutes with a thousand."""
     cases = list(_bombs())
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as crew:
         found = list(crew.map(lambda name: verdict(name, rounds), FORMATS))

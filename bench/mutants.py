@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
@@ -120,24 +123,22 @@ def verdict(
         shared.number, shared.begun_ns, shared.cpu_begun_ns = at - 1, 0, 0
         child.start()
         theirs.close()
-        hung = False
+        hung = ""
         while child.is_alive():
             child.join(0.2)
             harm += _said(ours)  # a pipe that is full would hold the child up
             if shared.number >= at:
                 seen(child.pid or 0)
-            if child.is_alive() and _hangs(child.pid or 0, shared):
-                hung = True
+            if child.is_alive() and (hung := _hangs(child.pid or 0, shared)):
+                _told_where(child)
                 child.kill()
         harm += _said(ours)
         if child.exitcode == 0:
             break
         if shared.number < at:
             raise RuntimeError(f"the child for {name} could not begin: exit code {child.exitcode}")
-        hangs, crashes = hangs + hung, crashes + (not hung)
-        harm.append(
-            f"{name} {shared.number}: " + ("hangs" if hung else f"ended its process ({child.exitcode})")
-        )
+        hangs, crashes = hangs + bool(hung), crashes + (not hung)
+        harm.append(f"{name} {shared.number}: {hung or f'ended its process ({child.exitcode})'}")
         at = shared.number + 1
     return Verdict(
         name,
@@ -152,16 +153,25 @@ def verdict(
     )
 
 
-def _hangs(pid: int, shared: Any) -> bool:  # noqa: ANN401 - ctypes' fields have no types
+def _hangs(pid: int, shared: Any) -> str:  # noqa: ANN401 - ctypes' fields have no types
+    """For how long a mutant has gone on past its lease; empty while it has not."""
     begun_ns, cpu_begun_ns = shared.begun_ns, shared.cpu_begun_ns
     if not begun_ns:
-        return False
+        return ""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         spent_s = (int(fields[11]) + int(fields[12])) / _TICKS - cpu_begun_ns / 1e9
-        late = spent_s > LEASE_S or time.monotonic_ns() - begun_ns > 6 * LEASE_S * 1e9
-        return bool(late and shared.begun_ns == begun_ns)
-    return False
+        gone_s = (time.monotonic_ns() - begun_ns) / 1e9
+        if (spent_s > LEASE_S or gone_s > 6 * LEASE_S) and shared.begun_ns == begun_ns:
+            return f"hangs: {spent_s:.1f} s of CPU, {gone_s:.1f} s of the clock"
+    return ""
+
+
+def _told_where(child: BaseProcess) -> None:
+    """Has a child that hangs write all its threads' stacks to stderr, where it can still do that."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child.pid or 0, signal.SIGUSR1)
+    child.join(1.0)
 
 
 def _said(ours: Connection) -> list[str]:
@@ -173,16 +183,19 @@ def _said(ours: Connection) -> list[str]:
 
 
 def _child(name: str, first: int, end: int, shared: Any, theirs: Connection) -> None:  # noqa: ANN401 - as above
+    faulthandler.register(signal.SIGUSR1)
     prepared = Prepared(name)
     mutants = mutator(name)
     for turn in range(6):
         prepared.outcome(mutants.seeds[0], turn)  # what is loaded at first use
     with threadpool_limits(1):
         for number in range(first, end):
+            shared.begun_ns = 0  # making a mutant may take longer than a lease, and is nobody's fault
             shared.number = number
+            mutant = mutants.mutant(number)
             shared.cpu_begun_ns = time.process_time_ns()
             shared.begun_ns = time.monotonic_ns()
-            found = prepared.outcome(mutants.mutant(number), number)
+            found = prepared.outcome(mutant, number)
             shared.ends[ENDS.index(found.end)] += 1
             shared.worst_cpu_ns = max(shared.worst_cpu_ns, found.cpu_ns)
             shared.worst_excess = max(shared.worst_excess, found.excess)
