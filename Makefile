@@ -63,7 +63,7 @@ image: ## build the container image (IMAGE=name, IMAGE_FLAGS for the engine's bu
 	@scripts/image.sh
 
 .PHONY: image-test
-image-test: setup image-lint ## build the image and run it for real beside Triton, limited and locked down
+image-test: setup image-lint ## build the image and run it for real beside Triton, locked down (KEEP=1 keeps what it found)
 	@scripts/image.sh --test
 
 .PHONY: image-lint

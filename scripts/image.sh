@@ -2,7 +2,7 @@
 # Builds the image: image.sh [--lint | --test]
 #
 #   --lint   only looks at how the Dockerfiles are written
-#   --test   builds it, and then runs it for real (tests/image)
+#   --test   builds it, and then runs it for real (tests/image); KEEP=1 has docs/image.md show what was found
 #
 # IMAGE names what is built (sidecar:VERSION); ENGINE is the engine's command (docker; podman is much the same);
 # IMAGE_FLAGS go to every build, such as '--build-arg PYTHON_IMAGE=...' or, where packages come from a mirror,
@@ -35,4 +35,8 @@ say "building $image (the first time some minutes, most of them compiling)"
 "$engine" build ${IMAGE_FLAGS:-} --tag "$image" --build-arg "VERSION=$version" --build-arg "REVISION=$revision" \
     --build-arg "CREATED=$created" .
 "$engine" image inspect --format "$image: {{.Size}} bytes in {{len .RootFS.Layers}} layers" "$image"
-[ "${1:-}" != --test ] || .venv/bin/python -m tests.image "$image"
+[ "${1:-}" = --test ] || exit 0
+status=0
+.venv/bin/python -m tests.image "$image" ${KEEP:+--keep bench/results/image.json} || status=$?
+[ -z "${KEEP:-}" ] || .venv/bin/python scripts/figures.py
+exit $status

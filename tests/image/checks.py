@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -48,13 +49,28 @@ class Checks:
     rows: list[tuple[str, bool, str]] = field(default_factory=list)
 
     def that(self, what: str, holds: object, found: object) -> None:
-        text = " ".join(str(found).split())[:_SHOWN]
+        text = textwrap.shorten(str(found), _SHOWN, placeholder=" …")
         self.rows.append((what, bool(holds), text))
         self.told(what, bool(holds), text)
 
     @property
-    def failed(self) -> list[str]:
-        return [what for what, holds, _ in self.rows if not holds]
+    def targets(self) -> list[dict[str, Any]]:
+        """The same in the form of a benchmark's targets."""
+        return [
+            {"target": what, "figure": found, "bound": "holds", "holds": holds}
+            for what, holds, found in self.rows
+        ]
+
+
+def sizes(engine: Engine, image: str) -> dict[str, int]:
+    """Bytes of the image, and of its base where the engine tells a Dockerfile's lines: ours begins with SHELL."""
+    whole = int(engine.done("image", "inspect", "--format", "{{.Size}}", image))
+    form = ("--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}")
+    newest_first = engine.done("history", *form, image).splitlines()
+    ours = next((at for at, line in enumerate(newest_first) if "SHELL [" in line), None)
+    if ours is None:
+        return {"bytes": whole}
+    return {"bytes": whole, "base_bytes": sum(int(line.split()[0]) for line in newest_first[ours + 1 :])}
 
 
 def contents(engine: Engine, image: str, checks: Checks) -> None:
@@ -197,8 +213,9 @@ def work(engine: Engine, pod: Pod, expected: Mapping[str, int], limits: Limits, 
     cores = min(limits.quota, limits.cpu_count)
     checks.that("the thread plan saw the quota", found["cores"] == cores, f"{found['cores']} cores")
     cpus = [cores for what, cores in found["bounds"] if "affinity" in what or "cpuset" in what]
+    plan = ", ".join(f"{name} {number}" for name, number in found["plan"].items())
     seen = bool(cpus) and min(cpus) == limits.cpu_count
-    checks.that("it saw the cpuset", seen, f"{min(cpus, default=None)} CPUs; {found['plan']}")
+    checks.that("it saw the cpuset", seen, f"{min(cpus, default=None)} CPUs; {plan}")
     saw = found["memory_bytes"] == limits.memory_mib << 20
     checks.that("it saw the memory limit", saw, f"{found['memory_bytes'] >> 20} MiB")
 
@@ -232,7 +249,10 @@ def drain(engine: Engine, pod: Pod, checks: Checks) -> None:
     rest = agent.communicate(timeout=REFUSAL_S)[0].splitlines()
     told = json.loads(rest[-1]) if first == "under way" and rest else {}
     state = engine.state(pod.sidecar)
-    checks.that("SIGTERM loses no call that is under way", "answered" in told, told or first)
+    answered = "answered" in told
+    checks.that(
+        "SIGTERM loses no call that is under way", answered, "answered" if answered else told or first
+    )
     refused = told.get("refused")
     checks.that("what comes meanwhile is refused by name", refused == "ShuttingDown", refused)
     well = state["ExitCode"] == 0 and took < DRAIN_S

@@ -62,6 +62,9 @@ class Limits:
     def cpu_count(self) -> int:
         return self.cpus.count(",") + 1
 
+    def __str__(self) -> str:
+        return f"{self.quota:g} cores of {self.cpu_count} CPU{'s' if self.cpu_count > 1 else ''}"
+
     def flags(self) -> list[str]:
         """Memory without swap beside it, so that the limit is the limit."""
         memory = f"{self.memory_mib}m"
