@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench import drop_in_tables, plan_tables, verdict_tables
+from bench import drop_in_tables, image_tables, plan_tables, verdict_tables
 from bench.chart import Group, Panel, bars, curves
 
 Result = Mapping[str, Any]
@@ -486,6 +486,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "drop_in_passing": ("drop_in", drop_in_tables.passing),
     "drop_in_calls": ("drop_in", drop_in_tables.calls),
     "drop_in_targets": ("drop_in", plan_tables.targets),
+    "image": ("image", image_tables.found),
     "recipes": ("recipes", recipes),
     "recipes_short": ("recipes", recipes_short),
     "recipes_families": ("recipes", recipes_families),

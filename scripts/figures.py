@@ -17,7 +17,7 @@ from bench.tables import TABLES, chart, overload_chart
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
-PAGES = ("README.md", "docs/benchmarks.md", "docs/recipes.md", "docs/triton-clients.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/image.md", "docs/recipes.md", "docs/triton-clients.md")
 # By picture: the result that it is drawn from, and how.
 CHARTS = {
     "docs/images/peers.svg": ("peers", chart),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import Any
 
+from bench import image_tables
 from bench.chart import Group, bars
 from bench.peers import targets
 from bench.tables import (
@@ -109,6 +110,7 @@ def test_every_mark_of_the_docs_has_a_result_that_exists() -> None:
         "plan",
         "tuner",
         "drop_in",
+        "image",
     }
 
 
@@ -137,3 +139,31 @@ class TestRecipes:
 
     def test_where_nothing_differs_no_error_is_told(self) -> None:
         assert recipes_errors(self._result()).splitlines()[2] == "| JPEG to CLIP | 8 | 0 | 0 | – | – |"
+
+
+class TestImage:
+    def _result(self) -> dict[str, Any]:
+        cases = [
+            {"case": "size", "bytes": 836_895_551, "base_bytes": 201_181_368},
+            {"case": "cold start", "seconds": 4.891, "cpu_s": 5.2},
+        ]
+        targets = [
+            {"target": "it says hello", "figure": "hello | world", "bound": "holds", "holds": True},
+            {"target": "it is small", "figure": "837 MB", "bound": "holds", "holds": False},
+        ]
+        return _result() | {"cases": cases, "targets": targets}
+
+    def test_figures_come_before_checks(self) -> None:
+        assert image_tables.found(self._result()).splitlines()[2:6] == [
+            "| size | 837 MB, of which the base is 201 MB |  |",
+            "| cold start | 4.89 s, 5.20 s of CPU |  |",
+            "| it says hello | hello &#124; world | yes |",
+            "| it is small | 837 MB | **no** |",
+        ]
+
+    def test_a_base_that_the_engine_does_not_tell_is_left_out(self) -> None:
+        result = self._result() | {"cases": [{"case": "size", "bytes": 836_895_551}]}
+        assert image_tables.rows(result)[0] == ("size", "837 MB", "")
+
+    def test_those_that_hold_are_counted(self) -> None:
+        assert "1 of 2 checks hold. On 2 cores" in image_tables.found(self._result())
