@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench import drop_in_tables, image_tables, plan_tables, verdict_tables
+from bench import alerts_tables, drop_in_tables, image_tables, plan_tables, sandbox_tables, verdict_tables
 from bench.chart import Group, Panel, bars, curves
 
 Result = Mapping[str, Any]
@@ -18,7 +18,7 @@ OURS = "this sidecar"
 _PILLOW = "Pillow wheel"
 _EXACT = f"exact, {_PILLOW}"
 _NONE = "–"
-_NUMBERS = {5: "five", 7: "seven"}
+_NUMBERS = {4: "four", 5: "five", 7: "seven", 9: "nine"}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -479,6 +479,9 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "verdict_overhead": ("verdict", verdict_tables.overhead),
     "verdict_targets": ("verdict", verdict_tables.targets),
     "verdict_short": ("verdict", verdict_tables.short),
+    "alerts": ("alerts", alerts_tables.rings),
+    "alerts_targets": ("alerts", verdict_tables.targets),
+    "alerts_short": ("alerts", alerts_tables.short),
     "plan_sweep": ("plan", plan_tables.sweep),
     "plan_targets": ("plan", plan_tables.targets),
     "tuner_settles": ("tuner", plan_tables.settles),
@@ -486,6 +489,9 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "drop_in_passing": ("drop_in", drop_in_tables.passing),
     "drop_in_calls": ("drop_in", drop_in_tables.calls),
     "drop_in_targets": ("drop_in", plan_tables.targets),
+    "sandbox": ("sandbox", sandbox_tables.costs),
+    "sandbox_targets": ("sandbox", targets),
+    "sandbox_short": ("sandbox", sandbox_tables.short),
     "image": ("image", image_tables.found),
     "recipes": ("recipes", recipes),
     "recipes_short": ("recipes", recipes_short),

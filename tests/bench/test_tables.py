@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from bench import image_tables
+from bench import alerts_tables, image_tables, sandbox_tables
 from bench.chart import Group, bars
 from bench.peers import targets
 from bench.tables import (
@@ -110,6 +110,8 @@ def test_every_mark_of_the_docs_has_a_result_that_exists() -> None:
         "plan",
         "tuner",
         "drop_in",
+        "alerts",
+        "sandbox",
         "image",
     }
 
@@ -167,3 +169,54 @@ class TestImage:
 
     def test_those_that_hold_are_counted(self) -> None:
         assert "1 of 2 checks hold. On 2 cores" in image_tables.found(self._result())
+
+
+class TestAlerts:
+    def _result(self) -> dict[str, Any]:
+        fine = {"false": 0, "wavered": 0}
+        cases = [
+            {"case": "a quota", "fired_s": 16.7, "cleared_s": 12.4, **fine},
+            {"case": "demand", "fired_s": 15.0, "cleared_s": 12.6, **fine},
+            {"case": "a quota", "fired_s": 17.0, "cleared_s": 11.0, "false": 1, "wavered": 1},
+        ]
+        return {"cases": cases, "stage": {"scraped_every_s": 5}}
+
+    def test_a_fault_has_the_latest_of_its_rounds(self) -> None:
+        _, _, *rows = alerts_tables.rings(self._result()).splitlines()
+        assert rows == ["| a quota | 17.0 | 12.4 | 1 | 1 |", "| demand | 15.0 | 12.6 | 0 | 0 |"]
+
+    def test_a_fault_that_never_had_a_calm_beginning_has_no_times(self) -> None:
+        result = self._result() | {"cases": [{"case": "a quota", "false": 3}]}
+        assert alerts_tables.rings(result).splitlines()[2] == "| a quota | – | – | 3 | 0 |"
+
+    def test_the_short_line_has_the_latest_of_all(self) -> None:
+        assert "every 5 s, rings within 17.0 s" in alerts_tables.short(self._result())
+        assert "over within 12.6 s" in alerts_tables.short(self._result())
+
+
+class TestSandbox:
+    def _result(self) -> dict[str, Any]:
+        def case(kind: str, lost: float, added: float) -> dict[str, Any]:
+            return {
+                "case": f"{kind}, Preprocess",
+                "throughput_lost": lost,
+                "throughput_lost_middle_half": [lost - 0.01, lost + 0.01],
+                "cpu_added": added,
+                "cpu_added_middle_half": [added - 0.02, added + 0.02],
+                "calls_per_s": 588.1,
+                "cpu_ms": 2.258,
+                "layers": ["landlock", "seccomp"],
+            }
+
+        return {"cases": [case("icon", 0.003, 0.009), case("audio", -0.014, 0.016)]}
+
+    def test_a_kind_has_its_costs_and_how_far_the_middle_half_reaches(self) -> None:
+        row = sandbox_tables.costs(self._result()).splitlines()[2]
+        assert row == "| icon, Preprocess | **+0.3** (-0.7 to +1.3) | **+0.9** (-1.1 to +2.9) | 588 | 2.26 |"
+
+    def test_the_layers_that_were_there_are_told_once(self) -> None:
+        assert sandbox_tables.costs(self._result()).endswith("\n\nIts layers here: landlock, seccomp.")
+
+    def test_the_short_line_has_the_worst_of_each(self) -> None:
+        short = sandbox_tables.short(self._result())
+        assert "the worst of icon, audio: calls a second -0.3%, CPU time of a call +1.6%." in short
