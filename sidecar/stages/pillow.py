@@ -5,7 +5,7 @@ many exceptions become UnsupportedMedia or CorruptMedia. It never decides what i
 are admission's, on facts that probe found, so Pillow's own pixel limit is switched off. It never
 touches Python's warning filters: they are process-wide, `catch_warnings` is not safe with threads,
 and the filters' memory of what was shown grows with every new text that a hostile file provokes. So
-Pillow's modules get a `warnings` of their own that says nothing.
+Pillow's modules get a `warnings` of their own that says nothing, and libtiff is told to say nothing either.
 
 Only functions that Pillow 13 and pillow-simd 12.1 share are used.
 """
@@ -13,9 +13,11 @@ Only functions that Pillow 13 and pillow-simd 12.1 share are used.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import types
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from PIL import (
@@ -81,6 +83,22 @@ for _module in (
 ):
     if "warnings" in vars(_module):
         vars(_module)["warnings"] = _SILENCE
+
+
+def _silence_libtiff() -> None:
+    """Has libtiff keep to itself what it thinks of a file: it writes that to stderr, past the log, as often as somebody
+    sends a broken one. It is found among what this process has mapped; where it is part of Pillow it stays as it is.
+    """
+    with contextlib.suppress(OSError):
+        mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+        for path in (each for each in mapped if "/libtiff" in each):
+            library = ctypes.CDLL(path)
+            with contextlib.suppress(AttributeError):
+                library.TIFFSetWarningHandler(None)
+                library.TIFFSetErrorHandler(None)
+
+
+_silence_libtiff()
 
 # What EXIF's orientation asks for; 1 is upright already.
 TRANSPOSITIONS: Final = {
