@@ -397,6 +397,8 @@ INERT: Final[Mapping[str, Callable[[], bytes]]] = {
     "one frame in pieces of a byte.gif": lambda: _gif(
         16, 16, b",\0\0\0\0\x10\0\x10\0\0\2" + b"\1\x84" * 2_000_000 + b"\0"
     ),
+    "forty recordings one behind the other.opus": lambda: _seed("opus_mono_48k.opus") * 40,
+    "forty recordings one behind the other.ogg": lambda: _seed("vorbis_stereo_44k.ogg") * 40,
     "claims four GiB and has a second.wav": lambda: _wav(1, 16_000, 32_000, claim=2**31),
     **{name: (lambda name=name: references()[name]) for name in references()},  # type: ignore[misc]  # as above
 }
