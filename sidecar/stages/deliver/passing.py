@@ -81,7 +81,7 @@ class Passing:
         return self._stream(timeout=deadline.remaining_s(), metadata=headers or None)
 
     async def _infer(self, message: bytes, deadline: Deadline, headers: Metadata) -> Reply:
-        if self._cancels() or not self._outliving.has_room(len(message)):
+        if self._cancels():
             return await self._calls.begin(_INFER, message, deadline.remaining_s(), headers)
         longest = deadline.later(LONGEST_S)
         call = self._calls.begin(_INFER, message, longest.remaining_s(), headers)

@@ -205,12 +205,12 @@ class TritonUpstream:
         await self._lender.ready(deadline)
         loan = self._lender.lend(call, outputs=not call.classes)
         nbytes = sum(tensor.nbytes for tensor in call.inputs)
-        if not loan.outputs and (self._cancels or not self._outliving.has_room(nbytes)):
+        if not loan.outputs and self._cancels:
             return await self._ask(call, loan, deadline)
         longest = Deadline(None) if loan.outputs else deadline.later(LONGEST_S)
         try:
             asking = asyncio.create_task(self._ask(call, loan, longest), name="infer")
-            return await self._outliving.run(asking, deadline, nbytes, _release)
+            return await self._outliving.run(asking, deadline, nbytes, _release, always=bool(loan.outputs))
         except TimeoutError:
             raise faults.of_status(
                 grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", call.model

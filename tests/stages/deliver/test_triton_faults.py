@@ -209,9 +209,50 @@ async def test_a_call_whose_caller_left_is_cancelled_only_at_a_server_that_lives
     await upstream.close()
 
 
-async def test_calls_without_callers_hold_so_much_and_the_next_are_cancelled(
+async def test_calls_without_callers_hold_so_much_and_the_next_keep_their_callers_places(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(outliving, "_FREED_BYTES", 5)
+    upstream = TritonUpstream(TritonConfig(server.address, cancel="never"))
+    askings = []
+    for number in (1, 2):
+        server.will(Hold(), Say(says(b"old")))
+        askings.append(asyncio.create_task(upstream.infer(CALL, Deadline.after(SOON))))
+        await server.arrival(number)
+    askings[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await askings[0]
+    for _ in range(2):  # nor does it leave for being told again
+        askings[1].cancel()
+        assert await asyncio.wait([askings[1]], timeout=0.05) == (set(), {askings[1]})
+    server.release()
+    with pytest.raises(asyncio.CancelledError):
+        await askings[1]
+    assert not any(seen.cancelled.is_set() for seen in server.seen)
+    await upstream.close()
+
+
+async def test_a_call_that_keeps_its_callers_place_for_too_long_is_cancelled(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outliving, "_FREED_BYTES", 1)
+    monkeypatch.setattr(outliving, "_STAYS_S", 0.05)
+    upstream = TritonUpstream(TritonConfig(server.address, cancel="never"))
+    server.will(Hold())
+    asking = asyncio.create_task(upstream.infer(CALL, Deadline.after(SOON)))
+    seen = await server.arrival()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await asyncio.wait_for(seen.cancelled.wait(), SOON)
+    assert upstream.handover().detached == 0
+    await upstream.close()
+
+
+async def test_past_all_that_they_may_hold_the_next_are_cancelled(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outliving, "_FREED_BYTES", 5)
     monkeypatch.setattr(outliving, "_MOST_BYTES", 5)
     upstream = TritonUpstream(TritonConfig(server.address, cancel="never"))
     for number in (1, 2):
