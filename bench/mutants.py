@@ -129,9 +129,11 @@ def verdict(
             harm += _said(ours)  # a pipe that is full would hold the child up
             if shared.number >= at:
                 seen(child.pid or 0)
+            number = shared.number
             if child.is_alive() and (hung := _hangs(child.pid or 0, shared)):
                 _told_where(child)
-                child.kill()
+                if shared.number == number:
+                    child.kill()
         harm += _said(ours)
         if child.exitcode == 0:
             break

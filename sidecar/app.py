@@ -165,7 +165,6 @@ class App:
                 self._observed(surroundings, catalogue, upstream, metrics, planner)
             )
             preparer = Preparer(
-                limits=self._limits,
                 gate=gate,
                 credit=credit,
                 costs=costs,
@@ -246,14 +245,15 @@ class App:
         assert self._prober is not None  # noqa: S101 - the same
         with self._following.one():
             settings = load()
-            models = await self._catalogue.reread(settings.models)
-            self._planner.reconfigure(wanted(settings))
+            live = followed(self._settings, settings)
+            models = await self._catalogue.reread(live.models)
+            self._planner.reconfigure(wanted(live))
         self._catalogue.serve(models)
-        self._limits.become(settings.limits, _limits_of_models(settings))
-        self._watcher.reconfigure(settings.verdict)
-        self._prober.formats = settings.formats
-        self._settings = followed(self._settings, settings)
-        if restart := self._following.waits(self._settings, settings):
+        self._limits.become(live.limits, _limits_of_models(live))
+        self._watcher.reconfigure(live.verdict)
+        self._prober.formats = live.formats
+        self._settings = live
+        if restart := self._following.waits(live, settings):
             log.warning("changed in the settings, and takes a restart: %s", ", ".join(restart))
 
     def refuse(self) -> None:

@@ -141,8 +141,10 @@ class Catalogue:
         """
         models = {name: self._as_known(model) for name, model in self._loaded(configs).items()}
         if self._upstream is not None:
-            changed = [model for name, model in models.items() if model is not self._models.get(name)]
-            for model in await asyncio.gather(*(self._described(model) for model in changed)):
+            unasked = [
+                self._with_its_recipe(model) for model in models.values() if not self._asks_as_before(model)
+            ]
+            for model in await asyncio.gather(*(self._described(model) for model in unasked)):
                 if isinstance(model.problem, ModelMismatch):
                     raise model.problem
                 models[model.name] = model
@@ -179,8 +181,9 @@ class Catalogue:
         raise UnknownModel(f"no model {name!r} is served here; there are: {served}", model=name)
 
     def all(self) -> Iterable[ServedModel]:
-        """Every model, sorted by name."""
-        return [self._models[name] for name in sorted(self._models)]
+        """Every model, sorted by name. May be asked on any thread."""
+        models = self._models  # others may be put in their place meanwhile
+        return [models[name] for name in sorted(models)]
 
     async def reached(self) -> None:
         """Returns once the model server has answered for every model, at least one time each."""
@@ -227,14 +230,24 @@ class Catalogue:
             for name, config in configs.items()
         }
 
+    def _asks_as_before(self, model: ServedModel) -> bool:
+        """Whether the one that is served has the same recipe, and is bound to the same inputs."""
+        known = self._models.get(model.name)
+        return known is not None and known.own == model.own and _question(known) == _question(model)
+
     def _as_known(self, model: ServedModel) -> ServedModel:
-        """The one that is served, where that has the same settings and recipe; at least its recipe, where that is the
-        same: what is known of a recipe is known by its identity.
-        """
+        """The one that is served, with its signature as it is now, where that asks as before; else the model itself."""
+        known = self._models.get(model.name)
+        if known is None or not self._asks_as_before(model):
+            return model
+        return known if known.config == model.config else replace(known, config=model.config)
+
+    def _with_its_recipe(self, model: ServedModel) -> ServedModel:
+        """The model with the recipe that is served, where that is the same: an equal one would be pickled anew."""
         known = self._models.get(model.name)
         if known is None or known.own != model.own:
             return model
-        return known if known.config == model.config else replace(model, own=known.own, recipe=known.recipe)
+        return replace(model, own=known.own, recipe=known.recipe)
 
     async def _described(self, model: ServedModel) -> ServedModel:
         """The model as the model server tells of it now."""
@@ -243,7 +256,7 @@ class Catalogue:
             signature = await self._upstream.describe(model.upstream, model.config.version, Deadline(None))
             own = model.own
             recipe = formed(own, signature.inputs, model.config.form) if own is not None else None
-            # The one that it had, where it is the same: what is known of a recipe is known by its identity.
+            # The one that it had, where it is the same: an equal one would be pickled anew.
             model = replace(model, recipe=model.recipe if recipe == model.recipe else recipe)
             binding = _bind(model, signature)
         except SidecarError as problem:
@@ -275,6 +288,12 @@ def recipe_of(name: str, config: ModelConfig) -> Recipe | None:
         )
     except RecipeError as error:
         raise error.of(f"model {name!r}") from error
+
+
+def _question(model: ServedModel) -> tuple[object, ...]:
+    """What of a model's settings decides how it is bound to which inputs."""
+    config = model.config
+    return model.upstream, config.version, config.form, config.grouping, dict(config.renames)
 
 
 def _load(name: str, config: ModelConfig, *, has_upstream: bool) -> ServedModel:

@@ -79,13 +79,15 @@ class Delivery:
 class Accepted:
     """A call that may begin. `delivery` is None for PREPROCESS.
 
-    `data_types` name the recipe's outputs to make, and their element types.
+    `data_types` name the recipe's outputs to make, and their element types; `limits` are the model's as they were then,
+    by which the call goes on to its end.
     """
 
     asked: Asked
     model: ServedModel
     data_types: Mapping[str, DataType]
     delivery: Delivery | None
+    limits: Limits
 
     @property
     def recipe(self) -> Recipe | None:
@@ -122,7 +124,7 @@ def accept(asked: Asked, model: ServedModel, *, has_model_server: bool, limits: 
     _check_inputs_bytes(asked, limits)
     delivery = None if asked.verb is Verb.PREPROCESS else _delivery(asked, model)
     data_types = _data_types(asked, model, has_model_server=has_model_server)
-    return Accepted(asked, model, data_types, delivery)
+    return Accepted(asked, model, data_types, delivery, limits)
 
 
 def placeholder_tokens(model: ServedModel, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:

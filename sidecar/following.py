@@ -13,17 +13,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sidecar.errors import SidecarError
 from sidecar.settings import Settings, changed_keys
 
 LIVE: Final = ("formats", "limits", "models", "threads", "verdict", "workers.processes")
-"""Parts of the settings, and single keys of them. Files that a model's recipe is read from count as the model's."""
+"""Parts of the settings, and single keys of them. Files that a model's recipe is read from count as the model's. From
+worker processes to none, or back, nothing is followed."""
 
 
 def followed(now: Settings, wanted: Settings) -> Settings:
     """The settings that a server with `now` can come to go by: what is live of `wanted`, and the rest as it is."""
     parts: dict[str, Any] = {}
+    confined, was_confined = (each.workers.processes != 0 for each in (wanted, now))
     for key in LIVE:
+        if key == "workers.processes" and confined is not was_confined:
+            continue
         part, _, name = key.partition(".")
         value = getattr(wanted, part)
         if name:
@@ -34,7 +37,7 @@ def followed(now: Settings, wanted: Settings) -> Settings:
 
 @dataclass(slots=True)
 class Following:
-    """How reading the settings anew went. `refused` while the last ones read are not gone by, for they are wrong;
+    """How reading the settings anew went. `refused` while the last ones read are not gone by, whatever the reason;
     `restart` names the keys that differ and are not live.
     """
 
@@ -44,10 +47,10 @@ class Following:
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """A reading of the settings, refused by a SidecarError."""
+        """A reading of the settings, refused by whatever is raised."""
         try:
             yield
-        except SidecarError:
+        except Exception:
             self.refused = True
             self.outcomes["refused"] += 1
             raise

@@ -107,7 +107,7 @@ class Pipeline:
         call = _call(accepted, batch, walk)
         with (
             self._watching(accepted.model),
-            self._under_way(call, accepted.model.name),
+            self._under_way(call, accepted.limits.delivering_bytes),
             self._on_credit(accepted.model.name, len(walk.items), call, walk, streamed=True) as answered,
         ):
             async with aclosing(self._model_server().stream(call, accepted.asked.deadline)) as answers:
@@ -147,7 +147,7 @@ class Pipeline:
                 self._offer(accepted.model.name, call)
                 with (
                     self._watching(accepted.model),
-                    self._under_way(call, accepted.model.name),
+                    self._under_way(call, accepted.limits.delivering_bytes),
                     self._on_credit(accepted.model.name, len(members), call, walk) as answered,
                 ):
                     answer = await self._model_server().infer(call, accepted.asked.deadline)
@@ -179,10 +179,9 @@ class Pipeline:
         return self._upstream
 
     @contextmanager
-    def _under_way(self, call: Call, model: str) -> Iterator[None]:
+    def _under_way(self, call: Call, most: int) -> Iterator[None]:
         """Bounds what waits for the model server, which may have stopped answering: Overloaded past it."""
         size = sum(tensor.nbytes for tensor in call.inputs)
-        most = self._limits.of(model).delivering_bytes
         if self._delivering_bytes and self._delivering_bytes + size > most:
             raise Overloaded(
                 f"tensors of {self._delivering_bytes} bytes wait for the model server and "

@@ -41,7 +41,6 @@ from sidecar.stages.admit.cost import CostModel
 from sidecar.stages.admit.credits import Credits
 from sidecar.stages.admit.gate import Gate, Ticket
 from sidecar.stages.admit.label import check_label
-from sidecar.stages.admit.limits import LimitsByModel
 from sidecar.stages.admit.turns import Asker, Verdict
 from sidecar.walk import Item, Received, Walk, side_by_side
 from sidecar.workers.pool import Workers
@@ -70,7 +69,6 @@ class Preparer:
     def __init__(
         self,
         *,
-        limits: LimitsByModel,
         gate: Gate,
         credit: Credits,
         costs: CostModel,
@@ -79,7 +77,6 @@ class Preparer:
         arena: Arena,
         workers: Workers,
     ) -> None:
-        self._limits = limits
         self._gate = gate
         self._credits = credit
         self._costs = costs
@@ -277,7 +274,7 @@ class Preparer:
         recipe = _recipe(accepted)
         _check_modality(accepted.model, recipe.modality, source, info)
         item.target = recipe.decode_target(info)
-        limits = self._limits.of(accepted.model.name)
+        limits = accepted.limits
         limits.check(source, info, item.target)
         quote = self._costs.quote(info, item.target, recipe.workload(info, accepted.data_types))
         # A sound whose length nobody knows is decoded as far as the limits go, and no further.
@@ -387,7 +384,7 @@ class Preparer:
         while it holds slots could wait for ever.
         """
         source = _source(item)
-        limits = self._limits.of(accepted.model.name)
+        limits = accepted.limits
         limits.check_output(source, walk.output_bytes - item.output_bytes, sum(needed.values()))
         layout = lay_out([needed])
         lease = self._arena.try_take(layout.total)
@@ -411,7 +408,7 @@ class Preparer:
         """One job, which has the ticket from now on."""
         assert item.info is not None  # noqa: S101 - measured before
         assert item.target is not None  # noqa: S101
-        most = self._limits.of(accepted.model.name).max_decoded_bytes(item.info, item.target)
+        most = accepted.limits.max_decoded_bytes(item.info, item.target)
         job = Job(
             _source(item),
             item.info,

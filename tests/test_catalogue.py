@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from sidecar.catalogue import Catalogue, ModelConfig, ModelState
 from sidecar.errors import ModelMismatch, RecipeError, UnknownModel, UpstreamUnavailable
+from sidecar.stages.admit.limits import ModelLimits
 from sidecar.stages.deliver.triton import TritonConfig, TritonUpstream
 from tests.running import CHECKPOINTS
 from tests.upstream.scripted import ScriptedServer, scripted
@@ -145,6 +146,37 @@ class TestOtherSettings:
         with pytest.raises(UnknownModel, match="there are: other"):
             catalogue.get("clip")
         assert catalogue.get("other") is added
+        await catalogue.close()
+
+    async def test_another_form_is_another_recipe_and_binding(
+        self, server: ScriptedServer, upstream: TritonUpstream
+    ) -> None:
+        catalogue = Catalogue({"clip": CLIP}, upstream)
+        await catalogue.open()
+        url = service_pb2.ModelMetadataResponse.TensorMetadata(name="image_url", datatype="BYTES", shape=[1])
+        server.metadata = service_pb2.ModelMetadataResponse(name="clip", versions=["1"], inputs=[url])
+        catalogue.serve(await catalogue.reread({"clip": replace(CLIP, form="media")}))
+        clip = catalogue.get("clip")
+        assert clip.state is ModelState.READY
+        assert clip.binding is not None
+        assert clip.recipe is not None
+        assert [bound.input.name for bound in clip.binding.media] == ["image_url"]
+        assert [output.name for output in clip.recipe.outputs] == [
+            bound.output.name for bound in clip.binding.media
+        ]
+        await catalogue.close()
+
+    async def test_what_is_bound_as_before_is_not_asked_for_again(
+        self, server: ScriptedServer, upstream: TritonUpstream
+    ) -> None:
+        catalogue = Catalogue({"clip": CLIP}, upstream)
+        await catalogue.open()
+        server.cut()
+        limits = ModelLimits(image_pixels=9)
+        catalogue.serve(await catalogue.reread({"clip": replace(CLIP, in_flight=7, limits=limits)}))
+        clip = catalogue.get("clip")
+        assert (clip.state, clip.config.in_flight, clip.config.limits) == (ModelState.READY, 7, limits)
+        assert clip.binding is not None
         await catalogue.close()
 
     async def test_files_that_changed_are_another_recipe(

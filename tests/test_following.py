@@ -36,6 +36,12 @@ def test_what_is_live_is_taken_and_the_rest_stays() -> None:
     assert {key.partition(".")[0] for key in changed} < {key.partition(".")[0] for key in LIVE}
 
 
+@pytest.mark.parametrize(("before", "wanted"), [(2, 0), (0, 2), (0, None), (None, 0)])
+def test_between_processes_and_none_it_takes_a_restart(before: int | None, wanted: int | None) -> None:
+    one, other = (Settings(workers=WorkersConfig(processes=number)) for number in (before, wanted))
+    assert changed_keys(followed(one, other), other) == ["workers.processes"]
+
+
 def test_what_waits_for_a_restart_is_named_until_it_is_as_it_was() -> None:
     following = Following()
     assert following.waits(BEFORE, WANTED)
@@ -47,8 +53,10 @@ def test_a_refusal_stands_until_settings_are_taken() -> None:
     following = Following()
     with pytest.raises(SettingsError), following.one():
         raise SettingsError("no", key="a", value="b", allowed="c")
+    with pytest.raises(ZeroDivisionError), following.one():
+        raise ZeroDivisionError
     assert following.refused
     with following.one():
         pass
     assert not following.refused
-    assert following.outcomes == {"refused": 1, "taken": 1}
+    assert following.outcomes == {"refused": 2, "taken": 1}

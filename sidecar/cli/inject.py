@@ -403,8 +403,9 @@ def _digest(settings: Spec) -> str:
     for part, _, name in (key.partition(".") for key in LIVE):
         if not name:
             kept.pop(part, None)
-        elif part in kept:
+        elif part in kept and kept[part].get(name) != 0:
             kept[part].pop(name, None)
+            kept = {key: value for key, value in kept.items() if key != part or value}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

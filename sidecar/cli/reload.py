@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 # How often the file is looked at; the kubelet itself brings a change after up to a minute.
 _LOOK_S: Final = 1.0
-_Seen = tuple[int, int, int]
+# How soon settings that were refused are tried again: the model server that they contradicted may be another by then.
+_AGAIN_S: Final = 30.0
+Seen = tuple[int, int, int]
+"""A file's identity, time and size."""
 
 
 class Reload:
@@ -28,11 +31,16 @@ class Reload:
     they are wrong; `file` is None where they come from none.
     """
 
-    def __init__(self, reconfigure: Callable[[], Awaitable[None]], file: Path | None) -> None:
+    def __init__(
+        self, reconfigure: Callable[[], Awaitable[None]], file: Path | None, seen: Seen | None
+    ) -> None:
+        """`seen` is the file's state before the settings were read that are gone by now (`look`)."""
         self._reconfigure = reconfigure
         self._file = file
-        self._seen = self._look()
+        self._seen = seen
         self._told = asyncio.Event()
+        self._refused = ""
+        self._again_s = 0.0
 
     async def watch(self) -> None:
         """Until it is cancelled."""
@@ -42,7 +50,7 @@ class Reload:
             while True:
                 why = await self._reason()
                 # Seen before it is read: what comes while it is read is another change.
-                self._seen = self._look() or self._seen
+                self._seen = look(self._file) or self._seen
                 await self.reload(why)
         finally:
             loop.remove_signal_handler(signal.SIGHUP)
@@ -55,25 +63,35 @@ class Reload:
                     await self._told.wait()
                 self._told.clear()
                 return "SIGHUP"
-            seen = self._look()
+            seen = look(self._file)
             if seen is not None and seen != self._seen:
                 return f"{self._file} changed"
+            if self._refused and asyncio.get_running_loop().time() > self._again_s:
+                return "another try"
 
     async def reload(self, why: str) -> None:
-        """Reads and goes by the settings, or says what is wrong with them."""
+        """Reads and goes by the settings, or says what is wrong with them, once for the same."""
         try:
             await self._reconfigure()
         except SidecarError as problem:
-            log.error("%s, and the settings are wrong; the old ones stay: %s", why, problem.message)  # noqa: TRY400 - its text is enough
+            if problem.message != self._refused:
+                log.error("%s, and the settings are wrong; the old ones stay: %s", why, problem.message)  # noqa: TRY400 - its text is enough
+            self._refused = problem.message
+        except Exception:
+            log.exception("%s, and the settings could not be gone by; the old ones stay", why)
+            self._refused = "a fault of this program"
         else:
             log.info("%s: the settings were read anew", why)
+            self._refused = ""
+        self._again_s = asyncio.get_running_loop().time() + _AGAIN_S
 
-    def _look(self) -> _Seen | None:
-        """What tells one state of the file from another; None while there is none."""
-        if self._file is None:
-            return None
-        try:
-            found = self._file.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+
+def look(file: Path | None) -> Seen | None:
+    """What tells one state of a file from another; None while there is none."""
+    if file is None:
+        return None
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

@@ -18,7 +18,7 @@ import uvloop
 
 from sidecar.app import App, wanted
 from sidecar.catalogue import Catalogue
-from sidecar.cli.reload import Reload
+from sidecar.cli.reload import Reload, Seen, look
 from sidecar.observe import logs
 from sidecar.settings import Settings
 from sidecar.workers.budget import read_budget
@@ -40,6 +40,7 @@ def serve(
     `load` reads the settings, now and whenever they are to be read anew; `file` is one that they come from. `slips` are
     variables of the environment that nobody reads, to be warned of. Raises SetupError for settings that cannot be.
     """
+    seen = look(file)  # before it is read: a change during the start is one
     settings = load()
     logs.set_up(settings.log)
     if slips:
@@ -49,10 +50,12 @@ def serve(
         Planner(wanted(settings), read_budget(os.sched_getaffinity(0)))
         log.info("settings and recipes are well")
         return 0
-    return uvloop.run(_serve(settings, load, file))
+    return uvloop.run(_serve(settings, load, file, seen))
 
 
-async def _serve(settings: Settings, load: Callable[[], Settings], file: Path | None) -> int:
+async def _serve(
+    settings: Settings, load: Callable[[], Settings], file: Path | None, seen: Seen | None
+) -> int:
     # Until there is something to reload, and for the processes that are started: a terminal's end is not theirs.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stop = asyncio.Event()
@@ -63,7 +66,7 @@ async def _serve(settings: Settings, load: Callable[[], Settings], file: Path | 
     loop.add_signal_handler(signal.SIGUSR1, app.refuse)
     async with app.running():
         keep_objects()
-        reloading = asyncio.create_task(Reload(partial(app.reconfigure, load), file).watch())
+        reloading = asyncio.create_task(Reload(partial(app.reconfigure, load), file, seen).watch())
         await stop.wait()
         reloading.cancel()
     return 0 if app.finished_drain else 1

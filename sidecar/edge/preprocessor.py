@@ -156,14 +156,14 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
 
     async def _inline(self, visit: Visit, request: payloads.Request[receive.Message]) -> list[Received]:
         with visit.walk.timeline.measure(Stage.RECEIVE):
-            received = receive.inline(request, self._pipeline.limits(request.message.model))
+            received = receive.inline(request, visit.accepted.limits)
             # The message lives as long as the call; media that was in it has been read, and would be held twice.
             request.message.ClearField("media")
             return await self._fetched(visit, received)
 
     async def _fetched(self, visit: Visit, received: Sequence[Received | receive.Link]) -> list[Received]:
         asked = visit.accepted.asked
-        limits = self._pipeline.limits(asked.model)
+        limits = visit.accepted.limits
         return await self._fetcher.fetch_all(received, limits, asked.tenant, asked.deadline)
 
     async def _uploaded(
@@ -173,7 +173,7 @@ class Preprocessor(preprocessor_pb2_grpc.PreprocessorServicer):
         parts: AsyncIterator[receive.UploadPart],
         context: Context,
     ) -> list[Received]:
-        assembly = receive.Assembly(request.media, self._pipeline.limits(request.model), self._uploads)
+        assembly = receive.Assembly(request.media, visit.accepted.limits, self._uploads)
         try:
             with visit.walk.timeline.measure(Stage.RECEIVE):
                 received = await receive.collect(parts, assembly, self._uploads)

@@ -218,6 +218,8 @@ class TestSettings:
             assert digest(text) == first
         assert digest("gate: {patience_s: 3}") != first
         assert digest("workers: {start_s: 3}") != digest("workers: {processes: 1}")
+        assert digest("workers: {processes: 1}") == first
+        assert digest("workers: {processes: 0}") != first
 
     def test_a_config_map_of_somebody_elses_is_mounted_and_none_is_made(self, inject: Inject) -> None:
         made = inject(deployment(), "--config-map", "mine", "--recipe-file", "clip/preprocessor_config.json")

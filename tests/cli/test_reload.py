@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from inference_client import Client, InvalidRequest, UnknownModel
+from sidecar.cli.reload import Reload, look
+from sidecar.errors import SettingsError
 from tests import corpus
 from tests.running import CHECKPOINTS
 from tests.serving import Serving, calling, serving
@@ -167,6 +170,44 @@ def test_a_recipe_that_cannot_be_followed_leaves_the_old_one_and_is_told(
     assert server.plan()["threads.image"] == 1
     with Client(server.address) as client:
         assert [model.name for model in client.models()] == ["clip"]
+
+
+async def test_a_change_since_the_settings_were_read_counts_and_a_fault_ends_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("a")
+    seen, calls = look(file), 0
+    done = asyncio.Event()
+    file.write_text("other")
+
+    async def reconfigure() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            file.write_text("and another")
+            raise ZeroDivisionError
+        done.set()
+
+    watching = asyncio.create_task(Reload(reconfigure, file, seen).watch())
+    await done.wait()
+    watching.cancel()
+
+
+async def test_what_was_refused_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.cli.reload._AGAIN_S", 0.0)
+    file = tmp_path / "s.yaml"
+    file.write_text("a")
+    tries, done = 0, asyncio.Event()
+
+    async def reconfigure() -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise SettingsError("no", key="a", value="b", allowed="c")
+        done.set()
+
+    watching = asyncio.create_task(Reload(reconfigure, file, None).watch())
+    await done.wait()
+    watching.cancel()
 
 
 def test_what_takes_a_restart_is_named(server: Serving, mounted: Path) -> None:

@@ -26,7 +26,12 @@ and recipes' files, which are followed with `models`. */ -}}
 {{- define "multimodal-sidecar.restartChecksum" -}}
 {{- $config := include "multimodal-sidecar.config" . | fromYaml }}
 {{- $config = omit $config "formats" "limits" "models" "threads" "verdict" }}
-{{- with $config.workers }}{{ $_ := set $config "workers" (omit . "processes") }}{{ end }}
+{{- with $config.workers }}
+{{- $kept := omit . "processes" }}
+{{- if and (hasKey . "processes") (eq (toString .processes) "0") }}{{ $_ := set $kept "processes" 0 }}{{ end }}
+{{- $config = omit $config "workers" }}
+{{- if $kept }}{{ $_ := set $config "workers" $kept }}{{ end }}
+{{- end }}
 {{- $config | toJson | sha256sum }}
 {{- end }}
 

@@ -296,7 +296,7 @@ class OpenInference:
                 ]
             )
             walk = visits[0].walk
-            outputs = messages.outputs_of([visit.walk for visit in visits], served)
+            outputs = messages.outputs_of([visit.walk for visit in visits], visits[0].accepted.model)
             with walk.timeline.measure(Stage.RESPOND):
                 await self.written(request, outputs, deadline, headers)
                 reply = messages.reply(request, outputs, walk.version, final=final)

@@ -191,7 +191,7 @@ class _Stream:
                     if answer is None:
                         continue
                     with walk.timeline.measure(Stage.RESPOND):
-                        outputs = messages.outputs_of_one(answer.outputs, served)
+                        outputs = messages.outputs_of_one(answer.outputs, visit.accepted.model)
                         await self._service.written(request, outputs, deadline, headers)
                         laid = messages.reply(request, outputs, answer.version, final=False).laid()
                     await self._write(messages.event(laid))

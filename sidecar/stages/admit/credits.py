@@ -89,7 +89,7 @@ class Credits:
         if known is None:
             self._models[model] = _Model(configured, largest_batch)
         else:
-            known.largest_batch = largest_batch
+            known.configured, known.largest_batch = configured, largest_batch
 
     def room(self, model: str, now_ns: int) -> bool:
         """Whether another item may be prepared for the model."""

@@ -42,6 +42,12 @@ class TestDepth:
         assert depth(credit, 5) == LEAST
         assert Credits().room("stranger", 0)
 
+    def test_what_is_configured_is_gone_by_as_it_is_now(self) -> None:
+        credit = known(configured=4)
+        assert depth(credit, 5) == 4
+        credit.know("model", 64, 0)
+        assert depth(credit, 5) == 64
+
     def test_two_of_the_largest_batches_may_be_there(self) -> None:
         credit = known(largest_batch=32)
         assert depth(credit, 5) == 64
