@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench import alerts_tables, drop_in_tables, image_tables, plan_tables, sandbox_tables, verdict_tables
+from bench import (
+    alerts_tables,
+    drop_in_tables,
+    hostile_tables,
+    image_tables,
+    plan_tables,
+    sandbox_tables,
+    verdict_tables,
+)
 from bench.chart import Group, Panel, bars, curves
 
 Result = Mapping[str, Any]
@@ -492,6 +500,8 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "sandbox": ("sandbox", sandbox_tables.costs),
     "sandbox_targets": ("sandbox", targets),
     "sandbox_short": ("sandbox", sandbox_tables.short),
+    "hostile": ("hostile", hostile_tables.fates),
+    "hostile_targets": ("hostile", plan_tables.targets),
     "image": ("image", image_tables.found),
     "recipes": ("recipes", recipes),
     "recipes_short": ("recipes", recipes_short),

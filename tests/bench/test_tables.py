@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from typing import Any
 
-from bench import alerts_tables, image_tables, sandbox_tables
+from bench import alerts_tables, hostile_tables, image_tables, sandbox_tables
 from bench.chart import Group, bars
 from bench.peers import targets
 from bench.tables import (
@@ -112,6 +112,7 @@ def test_every_mark_of_the_docs_has_a_result_that_exists() -> None:
         "drop_in",
         "alerts",
         "sandbox",
+        "hostile",
         "image",
     }
 
@@ -220,3 +221,30 @@ class TestSandbox:
     def test_the_short_line_has_the_worst_of_each(self) -> None:
         short = sandbox_tables.short(self._result())
         assert "the worst of icon, audio: calls a second -0.3%, CPU time of a call +1.6%." in short
+
+
+class TestHostile:
+    def _result(self) -> dict[str, Any]:
+        bomb = {"kind": "bomb", "refused": True}
+        mutants = {"kind": "mutants", "format": "png", "mutants": 100_000, "worst_cpu_ms": 45.6}
+        ends = {"decoded": 60_000, "unsupported": 1, "corrupt": 39_000, "too_large": 990, "refused": 8}
+        harm = {"outside": 0, "crashes": 1, "hangs": 0, "over_memory": 2}
+        cases = [
+            {**bomb, "case": "slow.png", "cpu_ms": 20.82, "grown_mib": 0.1},
+            {**bomb, "case": "big.png", "cpu_ms": 0.1, "grown_mib": 3.16, "refused": False},
+            {"case": "samples in a file.m4a", "kind": "inert", "cpu_ms": 99.0},
+            {**mutants, **ends, **harm, "case": "mutants of png"},
+            {"case": "a real server", "kind": "served", "decoded": 5},
+        ]
+        return {"cases": cases}
+
+    def test_a_format_has_a_row_with_what_became_of_its_mutants(self) -> None:
+        head, _, row, *_ = hostile_tables.fates(self._result()).splitlines()
+        assert head.startswith("| format | mutants | decoded | unsupported | corrupt | too large |")
+        assert row == "| png | 100,000 | 60,000 | 1 | 39,000 | 990 | 8 | 0 | 1 | 0 | 2 | 46 |"
+
+    def test_a_line_tells_of_the_bombs(self) -> None:
+        assert hostile_tables.fates(self._result()).splitlines()[-1] == (
+            "1 of 2 bombs were refused before decoding, the slowest after 20.8 ms of CPU (slow.png); the process "
+            "grew by 3.2 MiB at the most (big.png)."
+        )
