@@ -284,24 +284,27 @@ async def test_what_ran_beside_a_hang_is_not_suspected(tmp_path: Path) -> None:
 
 async def test_a_worker_killed_fifty_times_under_load_loses_no_job() -> None:
     async with crew(processes=2, threads=2) as it:
-        stop, answered, slowest = asyncio.Event(), 0, 0.0
+        stop, answered, slowest = asyncio.Event(), [0] * 8, 0.0
 
         async def load(first: int) -> None:
-            nonlocal answered, slowest
+            nonlocal slowest
             number = first
             while not stop.is_set():
                 begun = time.monotonic()
                 assert (await it.send(faulty.GOOD, number % 60_000)).problem is None
                 slowest = max(slowest, time.monotonic() - begun)
-                answered += 1
+                answered[first] += 1
                 number += 8
 
         callers = [asyncio.create_task(load(first)) for first in range(8)]
         try:
             for kill in range(50):
-                before = answered
+                before = [*answered]
                 it.kill(kill % 2)
-                while it.workers.crew().deaths_total <= kill or answered < before + 16:
+                # Twice each: what is run again after this kill is not to meet the next, which would be its second.
+                while it.workers.crew().deaths_total <= kill or any(
+                    now < then + 2 for then, now in zip(before, answered, strict=True)
+                ):
                     await asyncio.sleep(0)
                     assert not any(caller.done() for caller in callers), "a job was lost"
                 while len(it.workers.crew().pids) < 2:
@@ -312,7 +315,7 @@ async def test_a_worker_killed_fifty_times_under_load_loses_no_job() -> None:
         counts = it.workers.crew()
         assert (counts.deaths_total, counts.poisoned_total) == (50, 0)
         assert counts.reruns_total > 0
-        assert slowest < 1.0
+        assert slowest < WorkersConfig().lease_s  # nobody waited for a lease to run out
         await it.settled(2)
 
 
