@@ -67,6 +67,11 @@ ENVIRONMENT: Mapping[str, str] = {
 # What is left to do when this process is gone: the server's group, its shared memory, its directory.
 GUARD = 'kill -s KILL -- "-$1"; rm -f "/dev/shm/$2"*; rm -rf "$3"'
 
+# Triton 2.51's Python backend now and then loses a race of its own for a lock in shared memory, while it loads models
+# that load well the next time; seen on a busy machine.
+ABORTS = b"boost::interprocess::lock_exception"
+STARTS = 3
+
 
 class TritonFailed(Exception):
     """Triton did not start, or something was asked of it that it cannot do; the message says which."""
@@ -236,6 +241,20 @@ class _Server:
         return self._process.pid if self._process else None
 
     def launch(self, timeout_s: float) -> None:
+        """Starts the server, and again where it aborts of itself."""
+        for left in reversed(range(STARTS)):
+            logged = self.log.stat().st_size if self.log.exists() else 0
+            try:
+                self._launch(timeout_s)
+            except TritonFailed:
+                aborted = self._process is not None and self._process.poll() == -signal.SIGABRT
+                if not left or not aborted or ABORTS not in self.log.read_bytes()[logged:]:
+                    raise
+                self.end(patience_s=0.0)
+            else:
+                return
+
+    def _launch(self, timeout_s: float) -> None:
         there_before = set(SCRATCH.glob(SCRATCH_PATTERN))
         with self.log.open("ab") as log:
             self._process = process = subprocess.Popen(  # noqa: S603 - the server that was installed

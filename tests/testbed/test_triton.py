@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from testbed.install import PROJECT, Installation, installed, why_not
-from testbed.triton import SCRATCH, SCRATCH_PATTERN, SHARED_MEMORY, Triton, TritonFailed
+from testbed.triton import ABORTS, SCRATCH, SCRATCH_PATTERN, SHARED_MEMORY, STARTS, Triton, TritonFailed
 
 pytestmark = pytest.mark.triton
 
@@ -164,6 +164,16 @@ def test_a_server_that_exits_at_start_is_told_with_its_status_and_its_last_words
     exits = fake_server(tmp_path, "echo 'error: no such thing' >&2; exit 7")
     with pytest.raises(TritonFailed, match=r"(?s)exited at start with status 7.*error: no such thing"):
         Triton.start(models=(), installation=replace(here, server=exits))
+
+
+@pytest.mark.parametrize(("words", "starts"), [(ABORTS.decode(), STARTS), ("another fault", 1)])
+def test_a_server_that_loses_its_own_race_at_start_is_started_again(
+    here: Installation, tmp_path: Path, words: str, starts: int
+) -> None:
+    aborts = fake_server(tmp_path, f"echo x >> {tmp_path}/starts; echo '{words}' >&2; kill -ABRT $$")
+    with pytest.raises(TritonFailed, match=rf"(?s)exited at start with status -6.*{words}"):
+        Triton.start(models=(), installation=replace(here, server=aborts))
+    assert (tmp_path / "starts").read_text() == "x\n" * starts
 
 
 def test_an_unknown_model_is_an_error_that_names_it(here: Installation) -> None:
