@@ -315,7 +315,7 @@ async def test_a_worker_killed_fifty_times_under_load_loses_no_job() -> None:
         counts = it.workers.crew()
         assert (counts.deaths_total, counts.poisoned_total) == (50, 0)
         assert counts.reruns_total > 0
-        assert slowest < WorkersConfig().lease_s  # nobody waited for a lease to run out
+        assert slowest < 1.0
         await it.settled(2)
 
 
