@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Result = Mapping[str, Any]
+from bench.markdown import Result, table
+
 _TIMES = ("fired_s", "cleared_s")
 
 
@@ -14,15 +15,16 @@ def rings(result: Result) -> str:
     by_case: dict[str, list[Mapping[str, Any]]] = {}
     for case in result["cases"]:
         by_case.setdefault(case["case"], []).append(case)
-    lines = [
-        "| what starves it | rings after, s | over after, s | rang too soon | over too soon |",
-        "| --- | --- | --- | --- | --- |",
+    head = ("what starves it", "rings after, s", "over after, s", "rang too soon", "over too soon")
+    rows = [
+        (
+            name,
+            *(_latest(cases, key) for key in _TIMES),
+            *(str(sum(case.get(key, 0) for case in cases)) for key in ("false", "wavered")),
+        )
+        for name, cases in by_case.items()
     ]
-    for name, cases in by_case.items():
-        latest = " | ".join(_latest(cases, key) for key in _TIMES)
-        counts = " | ".join(str(sum(case.get(key, 0) for case in cases)) for key in ("false", "wavered"))
-        lines.append(f"| {name} | {latest} | {counts} |")
-    return "\n".join(lines)
+    return table(head, rows)
 
 
 def short(result: Result) -> str:

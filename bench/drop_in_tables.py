@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import groupby
-from typing import Any
 
-Result = Mapping[str, Any]
+from bench.markdown import Result, of_kind, table
 
 
 def passing(result: Result) -> str:
     """What passing an ordinary tensor on costs, beside a relay that does nothing else."""
-    lines = [
-        "| tensor | at Triton, p50 ms | through the sidecar | through a bare relay |",
-        "| --- | --- | --- | --- |",
+    head = ("tensor", "at Triton, p50 ms", "through the sidecar", "through a bare relay")
+    rows = [
+        (
+            case["size"],
+            f"{case['direct_ms']:.2f}",
+            f"**+{case['more_ms']:.2f}**",
+            f"+{case['relay_more_ms']:.2f}",
+        )
+        for case in of_kind(result, "unary")
     ]
-    lines += [
-        f"| {case['size']} | {case['direct_ms']:.2f} | **+{case['more_ms']:.2f}** | +{case['relay_more_ms']:.2f} |"
-        for case in result["cases"]
-        if case["kind"] == "unary"
-    ]
-    return "\n".join(lines)
+    return table(head, rows)
 
 
 def calls(result: Result) -> str:
     """Every call of an unchanged client, and whether it ends as at Triton."""
-    asked = [case for case in result["cases"] if case["kind"] == "client"]
+    asked = of_kind(result, "client")
     lines = ["| | what is asked | the same as from Triton |", "| --- | --- | --- |"]
     for kind, cases in groupby(asked, lambda case: case["of"]):
         for place, case in enumerate(cases):

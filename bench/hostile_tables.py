@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Result = Mapping[str, Any]
+from bench.markdown import Result, of_kind, table
+
 # How mutants ended, and what they may not do, by the result's words; `outside` is an error outside the table.
 _COUNTS = (
     "mutants",
@@ -23,12 +24,12 @@ _COUNTS = (
 
 def fates(result: Result) -> str:
     """Mutants by their format, and the bombs in a line."""
-    heads = [name.replace("_", " ") for name in ("format", *_COUNTS, "worst CPU ms")]
-    lines = [f"| {' | '.join(heads)} |", "| --- |" + " --- |" * (len(heads) - 1)]
-    for case in _of(result, "mutants"):
-        counts = " | ".join(f"{case[name]:,}" for name in _COUNTS)
-        lines.append(f"| {case['format']} | {counts} | {case['worst_cpu_ms']:.0f} |")
-    return "\n".join([*lines, "", _bombs(_of(result, "bomb"))])
+    head = [name.replace("_", " ") for name in ("format", *_COUNTS, "worst CPU ms")]
+    rows = [
+        (case["format"], *(f"{case[name]:,}" for name in _COUNTS), f"{case['worst_cpu_ms']:.0f}")
+        for case in of_kind(result, "mutants")
+    ]
+    return f"{table(head, rows)}\n\n{_bombs(of_kind(result, 'bomb'))}"
 
 
 def _bombs(bombs: Sequence[Mapping[str, Any]]) -> str:
@@ -40,7 +41,3 @@ def _bombs(bombs: Sequence[Mapping[str, Any]]) -> str:
         f"{slowest['cpu_ms']:.1f} ms of CPU ({slowest['case']}); the process grew by "
         f"{most['grown_mib']:.1f} MiB at the most ({most['case']})."
     )
-
-
-def _of(result: Result, kind: str) -> Sequence[Mapping[str, Any]]:
-    return [case for case in result["cases"] if case["kind"] == kind]

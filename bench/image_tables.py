@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Result = Mapping[str, Any]
+from bench.markdown import Result, table
 
 
 def rows(result: Result) -> Sequence[tuple[str, str, str]]:
@@ -26,13 +26,12 @@ def held(result: Result) -> str:
 def found(result: Result) -> str:
     """All of it as a table."""
     machine = result["machine"]
-    lines = ["| | found | holds |", "| --- | --- | --- |"]
-    lines += [
-        f"| {what} | {told.replace('|', '&#124;')} | {'**no**' if holds == 'no' else holds} |"
+    cells = [
+        (what, told.replace("|", "&#124;"), "**no**" if holds == "no" else holds)
         for what, told, holds in rows(result)
     ]
     where = f"On {machine['cores']} cores of an {machine['cpu']}. `make image-test KEEP=1` looks anew."
-    return "\n".join([*lines, "", f"{held(result)}. {where}"])
+    return f"{table(('', 'found', 'holds'), cells)}\n\n{held(result)}. {where}"
 
 
 def _figure(case: Mapping[str, Any]) -> str:

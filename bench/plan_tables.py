@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from bench.markdown import Result, table
 from bench.verdict_tables import target_lines
 
-Result = Mapping[str, Any]
 _POOLS = ("image", "audio")
 
 
@@ -34,10 +31,9 @@ def targets(result: Result) -> str:
 
 def settles(result: Result) -> str:
     """Where the tuner came to, from where, and how good that is."""
-    lines = ["| began with | came to | work, by the best static plan's |", "| --- | --- | --- |"]
-    lines += [
-        f"| {case['case'].removeprefix('from ')} | {case['plan']} | {case['beside_best']:.2f} |"
+    rows = [
+        (case["case"].removeprefix("from "), case["plan"], f"{case['beside_best']:.2f}")
         for case in result["cases"]
         if case["kind"] in {"settles", "resized"}
     ]
-    return "\n".join(lines)
+    return table(("began with", "came to", "work, by the best static plan's"), rows)

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-Result = Mapping[str, Any]
+from bench.markdown import Result, table
 
 
 def costs(result: Result) -> str:
     """What it takes of calls a second and adds to CPU time, and how far the middle half of the rounds reaches."""
-    lines = [
-        "| case | throughput lost, % | CPU added, % | calls/s | CPU ms a call |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {case['case']} | {_part(case, 'throughput_lost')} | {_part(case, 'cpu_added')} | "
-        f"{case['calls_per_s']:.0f} | {case['cpu_ms']:.2f} |"
+    head = ("case", "throughput lost, %", "CPU added, %", "calls/s", "CPU ms a call")
+    rows = [
+        (
+            case["case"],
+            _part(case, "throughput_lost"),
+            _part(case, "cpu_added"),
+            f"{case['calls_per_s']:.0f}",
+            f"{case['cpu_ms']:.2f}",
+        )
         for case in result["cases"]
     ]
     layers = ", ".join(dict.fromkeys(layer for case in result["cases"] for layer in case["layers"]))
-    return "\n".join([*lines, "", f"Its layers here: {layers}."])
+    return f"{table(head, rows)}\n\nIts layers here: {layers}."
 
 
 def short(result: Result) -> str:

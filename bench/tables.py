@@ -5,7 +5,7 @@ Figures are never written by hand: `scripts/figures.py` puts these between their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench import (
@@ -18,8 +18,8 @@ from bench import (
     verdict_tables,
 )
 from bench.chart import Group, Panel, bars, curves
+from bench.markdown import Result, of_kind, table
 
-Result = Mapping[str, Any]
 OURS = "this sidecar"
 
 # The Pillow of a plain install, beside which the recipes' tables show ours.
@@ -27,12 +27,6 @@ _PILLOW = "Pillow wheel"
 _EXACT = f"exact, {_PILLOW}"
 _NONE = "–"
 _NUMBERS = {4: "four", 5: "five", 7: "seven", 9: "nine"}
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def serving(result: Result) -> str:
@@ -49,7 +43,7 @@ def serving(result: Result) -> str:
             f"{each['processes_over_threads']:.2f}",
             f"{each['images_per_s']:.0f}",
         )
-        for each in _of(result, "serving")
+        for each in of_kind(result, "serving")
     ]
     return table(head, rows)
 
@@ -65,7 +59,7 @@ def latency(result: Result) -> str:
             f"{each['p99_ms']:.1f}",
             f"{each['lag_p99_ms']:.2f}",
         )
-        for each in _of(result, "latency")
+        for each in of_kind(result, "latency")
     ]
     return table(head, rows)
 
@@ -81,7 +75,7 @@ def scaling(result: Result) -> str:
             f"{each['plain_scaling']:.2f}",
             f"**{each['scaling']:.2f}**",
         )
-        for each in _of(result, "scaling")
+        for each in of_kind(result, "scaling")
         if "scaling" in each
     ]
     return table(head, rows)
@@ -97,7 +91,7 @@ def handover(result: Result) -> str:
             f"{each['shared_us']:.0f}",
             f"**{each['raw_over_shared']:.0f}**",
         )
-        for each in _of(result, "handover")
+        for each in of_kind(result, "handover")
     ]
     return table(head, rows)
 
@@ -160,7 +154,7 @@ def variants(result: Result) -> str:
             f"{each['images_per_cpu_s']:.0f}",
             f"{each['images_per_s']:.0f}",
         )
-        for each in _of(result, "trial")
+        for each in of_kind(result, "trial")
     ]
     return table(head, rows)
 
@@ -232,7 +226,7 @@ def recipes(result: Result) -> str:
             f"**{_ms(each, f'fast, {_PILLOW}')}**" if f"fast, {_PILLOW}, ms" in each else _NONE,
             _ms(each, "bare decode"),
         )
-        for each in _of(result, "pictures")
+        for each in of_kind(result, "pictures")
     ]
     sounds = [
         (
@@ -243,7 +237,7 @@ def recipes(result: Result) -> str:
             _ms(each, "torch path"),
             _over(each, f"torch path ÷ ours, {_PILLOW}"),
         )
-        for each in _of(result, "sound")
+        for each in of_kind(result, "sound")
     ]
     heard = table(("CPU ms a sound", "ours", "numpy path", "÷ ours", "torch path", "÷ ours"), sounds)
     return f"{table(head, rows)}\n\n{heard}\n\n{_where(result)}"
@@ -260,7 +254,7 @@ def recipes_short(result: Result) -> str:
             _beside(each, "torchvision backend", _EXACT),
             _ms(each, f"fast, {_PILLOW}"),
         )
-        for each in _of(result, "pictures")
+        for each in of_kind(result, "pictures")
     ]
     rows += [
         (
@@ -270,7 +264,7 @@ def recipes_short(result: Result) -> str:
             _beside(each, "torch path", f"ours, {_PILLOW}"),
             _NONE,
         )
-        for each in _of(result, "sound")
+        for each in of_kind(result, "sound")
     ]
     return table(head, rows)
 
@@ -285,7 +279,7 @@ def recipes_families(result: Result) -> str:
             f"**{each['ratio']:.1f}**",
             "yes" if each["bit_equal"] else "**no**",
         )
-        for each in _of(result, "family")
+        for each in of_kind(result, "family")
     ]
     return table(("JPEG 1920x1080, CPU ms", "exact", "PIL backend", "÷ exact", "bit-equal"), rows)
 
@@ -310,7 +304,7 @@ def recipes_errors(result: Result) -> str:
                 else ("0", _NONE, _NONE)
             ),
         )
-        for each in _of(result, "error")
+        for each in of_kind(result, "error")
     ]
     return table(head, rows)
 
@@ -325,7 +319,7 @@ def recipes_memory(result: Result) -> str:
             f"{each['peak_mb']:.1f}",
             f"**{each['over_mb']:.1f}**",
         )
-        for each in _of(result, "memory")
+        for each in of_kind(result, "memory")
     ]
     return table(("MiB", "decoded", "outputs", "peak", "peak above both"), rows)
 
@@ -370,7 +364,7 @@ def overload(result: Result) -> str:
         "refused after, p99 ms",
     )
     rows = []
-    for each in _of(result, "contest"):
+    for each in of_kind(result, "contest"):
         if each["load"] <= 1:
             continue
         after = each["refused_p99_ms"]
@@ -402,7 +396,7 @@ def overload_mix(result: Result) -> str:
             f"{each['p50_ms']:.1f}",
             f"{mix[each['name']]['deadline_s']:g}",
         )
-        for each in _of(result, "alone")
+        for each in of_kind(result, "alone")
     ]
     return table(head, rows)
 
@@ -417,7 +411,7 @@ def overload_changes(result: Result) -> str:
             ", ".join(_percent(each[f"met_{part}"]) for part in range(3) if f"met_{part}" in each),
             "" if each["well_after_s"] is None else f"{each['well_after_s']:g}",
         )
-        for each in _of(result, "unsteady")
+        for each in of_kind(result, "unsteady")
     ]
     return table(head, rows)
 
@@ -432,14 +426,14 @@ def overload_reuse(result: Result) -> str:
             f"{each['hit_cpu_ms']:.2f}",
             f"**{each['hit_over_miss']:.3f}**",
         )
-        for each in _of(result, "reuse")
+        for each in of_kind(result, "reuse")
     ]
     return table(head, rows)
 
 
 def overload_chart(result: Result) -> str:
     """Shares in deadline over the load, by requests and by work: SVG."""
-    contest = _of(result, "contest")
+    contest = of_kind(result, "contest")
     loads = sorted({each["load"] for each in contest})
     names = list(dict.fromkeys(each["policy"] for each in contest))
     by = {(each["policy"], each["load"]): each for each in contest}
@@ -517,12 +511,8 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def _of(result: Result, kind: str) -> list[dict[str, Any]]:
-    return [case for case in result["cases"] if case["kind"] == kind]
-
-
 def _by_name(result: Result, kind: str, mode: str) -> dict[str, dict[str, Any]]:
-    return {case["contender"]: case for case in _of(result, kind) if case["mode"] == mode}
+    return {case["contender"]: case for case in of_kind(result, kind) if case["mode"] == mode}
 
 
 def _times(of: Mapping[str, Mapping[str, Any]], name: str) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 
 from bench.chart import Spot, scatter
 from bench.load import median, percentile
-
-Result = Mapping[str, Any]
+from bench.markdown import Result, of_kind, table
 
 
 def short(result: Result) -> str:
@@ -113,18 +112,18 @@ def what_if(result: Result) -> str:
 
 def overhead(result: Result) -> str:
     """What watching costs."""
-    lines = [
-        "| pictures | front, CPU µs a call | with watching | counted by itself | throughput lost |",
-        "| --- | --- | --- | --- | --- |",
+    head = ("pictures", "front, CPU µs a call", "with watching", "counted by itself", "throughput lost")
+    rows = [
+        (
+            case["case"].rpartition(" ")[2],
+            f"{case['front_us']:.0f}",
+            f"{case['more_cpu_us']:+.0f} ± {case['error_us']:.0f}",
+            f"{case['own_cpu_us']:.0f}",
+            f"{case['lost_throughput']:+.1%} ± {case['error_throughput']:.1%}",
+        )
+        for case in of_kind(result, "overhead")
     ]
-    lines += [
-        f"| {case['case'].rpartition(' ')[2]} | {case['front_us']:.0f} | "
-        f"{case['more_cpu_us']:+.0f} ± {case['error_us']:.0f} | {case['own_cpu_us']:.0f} | "
-        f"{case['lost_throughput']:+.1%} ± {case['error_throughput']:.1%} |"
-        for case in result["cases"]
-        if case["kind"] == "overhead"
-    ]
-    return "\n".join(lines)
+    return table(head, rows)
 
 
 def chart(result: Result) -> str:

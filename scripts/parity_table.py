@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.tables import table
+from bench.markdown import table
 from testbed.parity import FAMILY_CONFIGS
 from testbed.torchvision_import import import_torchvision
 from tests import corpus

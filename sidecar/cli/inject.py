@@ -405,7 +405,8 @@ def _digest(settings: Spec) -> str:
             kept.pop(part, None)
         elif part in kept and kept[part].get(name) != 0:
             kept[part].pop(name, None)
-            kept = {key: value for key, value in kept.items() if key != part or value}
+            if not kept[part]:
+                del kept[part]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench import alerts_tables, hostile_tables, image_tables, sandbox_tables
 from bench.chart import Group, bars
+from bench.markdown import table
 from bench.peers import targets
 from bench.tables import (
     TABLES,
@@ -17,7 +18,6 @@ from bench.tables import (
     recipes_errors,
     recipes_short,
     simd,
-    table,
 )
 from bench.tables import targets as target_table
 
